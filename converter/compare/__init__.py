@@ -1,0 +1,1 @@
+"""The same feed through two graphs: outputs, metrics, verdict."""

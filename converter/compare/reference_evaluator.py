@@ -1,0 +1,79 @@
+"""The ONNX reference evaluator, for graphs of types that onnxruntime has no kernels for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from converter.compare.reference_conv import conv, multiplications
+from converter.errors import UserError
+from converter.providers import RunError, first_line
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# Multiplications of all convolutions of a run: some ten seconds of NumPy on two cores.
+WORK_LIMIT = 2 * 10**10
+
+
+class TooMuchWorkError(UserError):
+    """The graph would keep the reference evaluator busy for minutes."""
+
+
+class ReferenceRunner:
+    """Runs a model op by op in NumPy; slow, but it knows double and bfloat16."""
+
+    description = f"onnx {onnx.__version__} reference evaluator"
+
+    def __init__(self, path: Path, work_limit: int = WORK_LIMIT) -> None:
+        self._path = path
+        self._work_limit = work_limit
+        self._work = 0
+        try:
+            self._evaluator = ReferenceEvaluator(str(path), new_ops=[self._conv_op()])
+        except Exception as error:  # whatever the evaluator meets in a graph it does not know
+            raise UserError(
+                f"{path} runs neither in onnxruntime nor in the ONNX reference evaluator "
+                f"({first_line(error)}); use --no-validate."
+            ) from error
+
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name; raises `TooMuchWorkError` as soon as the limit is passed."""
+        self._work = 0
+        try:
+            outputs = self._evaluator.run(None, dict(feed))
+        except UserError:
+            raise
+        except Exception as error:
+            raise RunError(
+                f"{self._path} does not run in the ONNX reference evaluator: {first_line(error)}"
+            ) from error
+        return {
+            name: np.asarray(array)
+            for name, array in zip(self._evaluator.output_names, outputs, strict=True)
+        }
+
+    def _spend(self, work: int) -> None:
+        self._work += work
+        if self._work > self._work_limit:
+            raise TooMuchWorkError(
+                f"onnxruntime has no kernels for the types of {self._path}, and the graph is too "
+                "large for the ONNX reference evaluator; give a smaller --shape or use "
+                "--no-validate."
+            )
+
+    def _conv_op(self) -> type[OpRun]:
+        """The evaluator's Conv: accumulates in float64, and stops a run that takes too long."""
+        runner = self
+
+        class Conv(OpRun):  # the evaluator finds it by this name
+            def _run(self, x: Array, w: Array, b: Array | None = None, **attributes: Any) -> Any:
+                runner._spend(multiplications(x.shape, w.shape, attributes))
+                return (conv(x, w, b, attributes),)
+
+        return Conv

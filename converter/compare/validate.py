@@ -1,0 +1,249 @@
+"""The same feed through two graphs, and a verdict on what comes out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from converter.compare import feeds
+from converter.compare import tolerance as tolerances
+from converter.compare.feeds import Array, Shapes
+from converter.compare.interface import (
+    Interface,
+    TensorSpec,
+    check_same,
+    load_skeleton,
+    read_interface,
+    show_shape,
+)
+from converter.compare.metrics import OutputDifference as OutputDifference
+from converter.compare.metrics import difference
+from converter.compare.reference_evaluator import ReferenceRunner
+from converter.compare.tolerance import Tolerance as Tolerance
+from converter.errors import UserError
+from converter.providers import AUTO, MissingKernelError, RunError, Usable, choose, make_session
+
+Progress = Callable[[str], None]
+
+
+class Runner(Protocol):
+    """Runs one graph: an onnxruntime session, or the ONNX reference evaluator."""
+
+    @property
+    def description(self) -> str:
+        """What runs the graph, with its version."""
+
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a comparison found. Times are those of the run alone, without loading."""
+
+    passed: bool
+    provider: Usable
+    evaluator: str
+    seed: int
+    feed_shapes: Shapes
+    tolerance: Tolerance
+    needed: Tolerance | None
+    outputs: tuple[OutputDifference, ...]
+    reference_seconds: float
+    candidate_seconds: float
+
+    def sentence(self) -> str:
+        """The verdict in one line, with the figures of the worst output."""
+        worst = min(self.outputs, key=lambda output: output.psnr_db)
+        figures = (
+            f"PSNR {worst.psnr_db:.2f} dB over a range of {worst.data_range:.4g}, "
+            f"max abs {worst.max_abs:.3g}, relative L2 {worst.rel_l2:.3g}"
+        )
+        if self.passed:
+            return f"equal within tolerance: {figures} ({self.tolerance}; {self.evaluator})"
+        reasons = "; ".join(
+            f"output {output.name}: {reason}"
+            for output in self.outputs
+            if (reason := output.why_fails(self.tolerance))
+        )
+        needed = f"{self.needed} would have passed" if self.needed else "no tolerance would pass"
+        return f"different: {reasons}; {needed} ({self.evaluator})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Every figure, as JSON can hold it: a float that is not finite becomes None."""
+        return {
+            "passed": self.passed,
+            "provider": self.provider.name,
+            "provider_why_not": list(self.provider.why_not),
+            "evaluator": self.evaluator,
+            "seed": self.seed,
+            "feed_shapes": {name: list(shape) for name, shape in self.feed_shapes.items()},
+            "tolerance": self.tolerance.to_json(),
+            "needed_tolerance": self.needed.to_json() if self.needed else None,
+            "outputs": [output.to_json() for output in self.outputs],
+            "reference_seconds": self.reference_seconds,
+            "candidate_seconds": self.candidate_seconds,
+        }
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What both ways to run a comparison need."""
+
+    reference: Path
+    candidate: Path
+    inputs: tuple[TensorSpec, ...]
+    ladder: tuple[Shapes, ...]
+    seed: int
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What both graphs made of the feed."""
+
+    evaluator: str
+    shapes: Shapes
+    reference: dict[str, Array]
+    candidate: dict[str, Array]
+    reference_seconds: float
+    candidate_seconds: float
+
+
+def validate(
+    reference: str | Path,
+    candidate: str | Path,
+    *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+    provider: str = AUTO,
+    tolerance: Tolerance | None = None,
+    progress: Progress = lambda stage: None,
+) -> Validation:
+    """Run both graphs on one seeded feed and judge the difference.
+
+    `shapes` fixes the shape of inputs by name; other dynamic dimensions get the smallest sizes
+    that the reference runs on. Without `tolerance` it follows from the precision of the graphs.
+    The two graphs are never loaded at the same time. Raises `UserError` when the interfaces
+    differ or a graph does not run.
+    """
+    usable = choose(provider)
+    before, after = load_skeleton(reference), load_skeleton(candidate)
+    interface = read_interface(before, reference)
+    check_same(interface, read_interface(after, candidate))
+    if tolerance is None:
+        tolerance = _tolerance_of(interface, before, after)
+    ladder = tuple(feeds.shape_ladder(interface.inputs, before, shapes or {}))
+    del before, after
+    request = _Request(Path(reference), Path(candidate), interface.inputs, ladder, seed, progress)
+    outcome = _run_both(request, usable)
+    differences = tuple(
+        difference(name, array, outcome.candidate[name])
+        for name, array in outcome.reference.items()
+    )
+    if not any(output.size for output in outcome.reference.values()):
+        raise UserError(
+            f"every output of {reference} is empty at {_show(outcome.shapes)}, so there is "
+            "nothing to compare; give larger sizes by --shape."
+        )
+    return Validation(
+        passed=not any(output.why_fails(tolerance) for output in differences),
+        provider=usable,
+        evaluator=outcome.evaluator,
+        seed=seed,
+        feed_shapes=outcome.shapes,
+        tolerance=tolerance,
+        needed=_needed(differences),
+        outputs=differences,
+        reference_seconds=outcome.reference_seconds,
+        candidate_seconds=outcome.candidate_seconds,
+    )
+
+
+def _run_both(request: _Request, usable: Usable) -> _Outcome:
+    """In onnxruntime, or both in the reference evaluator if it lacks a kernel for either."""
+    try:
+        return _run_with(lambda path: make_session(path, usable.name), request)
+    except MissingKernelError as missing:
+        request.progress("onnxruntime lacks a kernel; running the ONNX reference evaluator")
+        try:
+            return _run_with(ReferenceRunner, request)
+        except UserError as error:
+            raise type(error)(f"{error} ({missing})") from missing
+
+
+def _run_with(make_runner: Callable[[Path], Runner], request: _Request) -> _Outcome:
+    request.progress("running the original graph")
+    runner = make_runner(request.reference)
+    shapes, feed, reference, reference_seconds = _run_first_legal(runner, request)
+    evaluator = runner.description
+    del runner
+    request.progress("running the converted graph")
+    runner = make_runner(request.candidate)
+    start = time.perf_counter()
+    candidate = runner.run(feed)
+    candidate_seconds = time.perf_counter() - start
+    request.progress("comparing")
+    return _Outcome(evaluator, shapes, reference, candidate, reference_seconds, candidate_seconds)
+
+
+def _run_first_legal(
+    runner: Runner, request: _Request
+) -> tuple[Shapes, dict[str, Array], dict[str, Array], float]:
+    """The first shapes of the ladder on which the graph runs and yields something."""
+    empty = None
+    failure: RunError | None = None
+    for shapes in request.ladder:
+        feed = feeds.make_feed(request.inputs, shapes, request.seed)
+        start = time.perf_counter()
+        try:
+            outputs = runner.run(feed)
+        except RunError as error:
+            failure = error
+            continue
+        result = shapes, feed, outputs, time.perf_counter() - start
+        if all(array.size for array in outputs.values()):
+            return result
+        empty = empty or result
+    if empty:
+        return empty
+    if len(request.ladder) == 1 and failure:
+        raise failure
+    examples = " ".join(
+        f"--shape {feeds.example_shape(spec)}"
+        for spec in request.inputs
+        if spec.dims is None or not all(isinstance(dim, int) for dim in spec.dims)
+    )
+    raise UserError(
+        f"no size tried for the dynamic dimensions of {request.reference} runs; give one that "
+        f"does, such as {examples} (the last try, {_show(request.ladder[-1])}: {failure})"
+    )
+
+
+def _tolerance_of(interface: Interface, *models: Any) -> Tolerance:
+    types = {output.elem_type for output in interface.outputs}
+    for model in models:
+        types |= tolerances.working_types(model)
+    return tolerances.for_types(*types)
+
+
+def _needed(differences: tuple[OutputDifference, ...]) -> Tolerance | None:
+    needed = [output.needed() for output in differences]
+    if any(one is None for one in needed):
+        return None
+    worst = Tolerance(float("inf"), 0.0)
+    for one in needed:
+        if one is not None:
+            worst = replace(
+                worst,
+                min_psnr_db=min(worst.min_psnr_db, one.min_psnr_db),
+                max_abs_of_range=max(worst.max_abs_of_range, one.max_abs_of_range),
+            )
+    return worst
+
+
+def _show(shapes: Shapes) -> str:
+    return ", ".join(f"{name}={show_shape(shape)}" for name, shape in shapes.items())
