@@ -1,0 +1,84 @@
+"""Turn the Conv3D nodes of an ONNX graph into exactly equal Conv2D subgraphs.
+
+from converter import convert
+result = convert("in.onnx", "out.onnx")
+print(result)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from converter.convert import Options, run
+from converter.errors import UserError
+from converter.model_file import ExternalData
+from converter.result import ConvertResult
+from converter.version import VERSION
+
+__all__ = ["ConvertResult", "UserError", "__version__", "convert"]
+__version__ = VERSION
+
+
+def convert(
+    input: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None,
+    *,
+    strategy: str = "auto",
+    pins: Mapping[str, str] | None = None,
+    opset: int | None = None,
+    external_data: ExternalData = "auto",
+    validate: bool = True,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+    provider: str = "auto",
+    overwrite: bool = False,
+    strict: bool = False,
+    keep_invalid: bool = False,
+    dry_run: bool = False,
+) -> ConvertResult:
+    """Replace every Conv on rank-5 tensors by an equal subgraph of Convs on rank-4 tensors.
+
+    Args:
+        input: The ONNX file; it is never written to, unless `output` is the same and `overwrite`.
+        output: The file to write; may be None for a dry run.
+        strategy: `auto`, `unfold`, `taps`, `pointwise`, `temporal` or `keep`.
+        pins: Node name or glob -> strategy, for nodes that shall differ.
+        opset: The opset to declare; None keeps what is at most 18 and lowers the rest if possible.
+        external_data: Weights in a file of their own: `auto` where the input has one or the file
+            would near 2 GB; `always`; `never`.
+        validate: Run both graphs on the same feed and compare.
+        shapes: Input name -> shape of the feed, where dimensions are dynamic.
+        seed: Of the feed.
+        provider: Execution provider of the validation.
+        overwrite: Whether an existing `output` may be replaced.
+        strict: Raise rather than leave a Conv3D in the graph.
+        keep_invalid: Write `output` even if the validation fails.
+        dry_run: Plan only; write nothing.
+
+    Returns:
+        The plan, both graphs in numbers, seconds by phase, and the validation's verdict.
+
+    Raises:
+        UserError: the input or the usage is wrong; nothing was written.
+        OSError: the output cannot be written; nothing is left half-written.
+    """
+    options = Options(
+        strategy=strategy,
+        pins=dict(pins or {}),
+        opset=opset,
+        external_data=external_data,
+        validate=validate,
+        shapes=dict(shapes or {}),
+        seed=seed,
+        provider=provider,
+        overwrite=overwrite,
+        strict=strict,
+        keep_invalid=keep_invalid,
+        dry_run=dry_run,
+    )
+    if output is None and not dry_run:
+        raise UserError("an output file is needed unless this is a dry run.")
+    target = None if output is None else Path(output)
+    return run(Path(input), target, options, lambda phase: None)

@@ -1,0 +1,1 @@
+"""Video VAE decoders, one family a file, as modules that export to ONNX."""

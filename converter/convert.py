@@ -1,0 +1,262 @@
+"""The main job: load, plan, rewrite, save, validate. Each step is a module of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx_graphsurgeon as gs
+
+from converter import model_file
+from converter.conv3d import ConstantWeight, Conv3D, Unread, find_conv3d
+from converter.errors import UserError
+from converter.model_file import ExternalData, Model, PendingOutput
+from converter.opset import OpsetChange, retarget
+from converter.plan import AUTO, Plan, make_plan
+from converter.result import ConvertResult, GraphSummary, summarize
+from converter.rewrites import BY_NAME, KEEP
+from converter.rewrites.emit import Emitter, Workshop
+from converter.surgeon import (
+    Surgery,
+    close_model,
+    drop_unused,
+    inline_functions_with_conv,
+    open_model,
+    replace_node,
+)
+from converter.version import VERSION
+
+METADATA_PREFIX = "convert_vae."
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to convert. See `converter.convert` for what each field means."""
+
+    strategy: str = AUTO
+    pins: Mapping[str, str] = field(default_factory=dict)
+    opset: int | None = None
+    external_data: ExternalData = "auto"
+    validate: bool = True
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    seed: int = 0
+    provider: str = "auto"
+    overwrite: bool = False
+    strict: bool = False
+    keep_invalid: bool = False
+    dry_run: bool = False
+
+
+def run(source: Path, output: Path | None, options: Options, notify: Notify) -> ConvertResult:
+    """Convert `source` into `output`; `notify` hears the name of each phase as it begins.
+
+    Raises:
+        UserError: bad input or usage; nothing was written.
+    """
+    clock = _Clock(notify)
+    if output is not None and not options.dry_run:
+        model_file.refuse_to_replace(output, options.overwrite)
+    with clock.phase("load"):
+        model = model_file.load(source)
+        digest = model_file.digest(model)
+    with clock.phase("plan"):
+        prepared = _prepare(model, options)
+    notes = [f"left as it was: {e.node}: {e.reason}" for e in prepared.plan.refusals]
+    if prepared.change.blockers:
+        if options.opset is not None:
+            raise UserError(
+                f"{source} cannot go to opset {options.opset}: {prepared.change.blockers[0]}."
+            )
+        notes.append(prepared.change.sentence())
+    if options.strict and prepared.plan.refusals:
+        first = prepared.plan.refusals[0]
+        raise UserError(f"--strict: {first.node} would stay a Conv3D: {first.reason}.")
+    job = _Job(source, output, options, clock, prepared, tuple(notes))
+    if options.dry_run or output is None:
+        return job.result(written=False, after=None)
+    if not prepared.found:
+        return _write_unchanged(job, model)
+    with clock.phase("rewrite"):
+        _rewrite(prepared, model)
+        _write_metadata(model, prepared.plan, options, digest)
+        left = _conv3d_left(model)
+    return _write(job, model, left)
+
+
+@dataclass
+class _Prepared:
+    """A model that is open, read and planned, but not changed."""
+
+    surgery: Surgery
+    found: list[Conv3D | Unread]
+    plan: Plan
+    change: OpsetChange
+    before: GraphSummary
+
+
+def _prepare(model: Model, options: Options) -> _Prepared:
+    untouched = type(model.proto)()
+    untouched.CopyFrom(model.proto)
+    inline_functions_with_conv(model.proto)
+    change = retarget(model.proto, options.opset)
+    surgery = open_model(model.proto)
+    found = find_conv3d(list(surgery.graphs()), model.weights, surgery.opset)
+    if not found:
+        model.proto.CopyFrom(untouched)
+        change = OpsetChange(surgery.opset, surgery.opset)
+    plan = make_plan(found, options.strategy, options.pins)
+    file_bytes = sum(p.stat().st_size for p in (model.path, *model.external_files))
+    before = summarize(untouched, len(found), file_bytes)
+    return _Prepared(surgery, found, plan, change, before)
+
+
+def _rewrite(prepared: _Prepared, model: Model) -> None:
+    workshop = Workshop(prepared.surgery, model.weights)
+    for item, entry in zip(prepared.found, prepared.plan.entries, strict=True):
+        if entry.strategy == KEEP or isinstance(item, Unread):
+            continue
+        emit = Emitter(item, workshop)
+        BY_NAME[entry.strategy].rewrite(item, emit)
+        replace_node(item.graph, item.node, emit.nodes)
+        _drop_what_only_it_used(item, prepared.surgery)
+    close_model(prepared.surgery)
+
+
+def _drop_what_only_it_used(conv: Conv3D, surgery: Surgery) -> None:
+    """Remove the absorbed Pad and the nodes that made the old weights, unless something reads them."""
+    candidates: list[gs.Node] = []
+    if isinstance(conv.weight, ConstantWeight):
+        candidates = [*reversed(conv.weight.chain), *conv.weight.root.inputs]
+    if conv.absorbed_pad is not None:
+        candidates.append(conv.absorbed_pad)
+    for node in candidates:
+        for graph in surgery.graphs():
+            if any(node is other for other in graph.nodes):
+                drop_unused(graph, node, {t.name for t in graph.outputs})
+                break
+
+
+def _conv3d_left(model: Model) -> int:
+    """Count anew, on the graph that will be written."""
+    surgery = open_model(model.proto)
+    return len(find_conv3d(list(surgery.graphs()), model.weights, surgery.opset))
+
+
+def _write_metadata(model: Model, plan: Plan, options: Options, digest: str) -> None:
+    """Provenance (design contract 4): tool, options, plan, input digest, where each output is."""
+    entries = {
+        "version": VERSION,
+        "options": json.dumps(
+            {
+                "strategy": options.strategy,
+                "pins": dict(options.pins),
+                "opset": options.opset,
+            }
+        ),
+        "plan": json.dumps(plan.to_json()),
+        "input_sha256": digest,
+        "outputs": json.dumps(
+            {e.output: {"tensor": e.output, "layout": "NCTHW"} for e in plan.entries}
+        ),
+    }
+    kept = [p for p in model.proto.metadata_props if not p.key.startswith(METADATA_PREFIX)]
+    del model.proto.metadata_props[:]
+    model.proto.metadata_props.extend(kept)
+    for key, value in entries.items():
+        model.proto.metadata_props.add(key=METADATA_PREFIX + key, value=value)
+
+
+@dataclass
+class _Job:
+    """The parts of a result that are known before anything is written."""
+
+    source: Path
+    output: Path | None
+    options: Options
+    clock: _Clock
+    prepared: _Prepared
+    notes: tuple[str, ...]
+
+    def result(
+        self,
+        *,
+        written: bool,
+        after: GraphSummary | None,
+        validation: object = None,
+        notes: tuple[str, ...] = (),
+    ) -> ConvertResult:
+        return ConvertResult(
+            input=self.source,
+            output=self.output,
+            written=written,
+            plan=self.prepared.plan,
+            opset=self.prepared.change,
+            before=self.prepared.before,
+            after=after,
+            seconds=self.clock.seconds,
+            validation=validation,  # type: ignore[arg-type]
+            notes=(*self.notes, *notes),
+        )
+
+
+def _write_unchanged(job: _Job, model: Model) -> ConvertResult:
+    assert job.output is not None
+    with job.clock.phase("save"), model_file.pending_output(job.output) as pending:
+        if model.external_files:
+            pending.write(model, external=True)
+        else:
+            shutil.copyfile(job.source, pending.model_path)
+        pending.commit()
+    note = "there is no Conv3D in this graph: it was written unchanged"
+    return job.result(written=True, after=job.prepared.before, notes=(note,))
+
+
+def _write(job: _Job, model: Model, conv3d_left: int) -> ConvertResult:
+    assert job.output is not None
+    options = job.options
+    external = model_file.wants_external(model, options.external_data)
+    with model_file.pending_output(job.output) as pending:
+        with job.clock.phase("save"):
+            pending.write(model, external)
+            model_file.check(model.proto, "the converted graph")
+            after = summarize(model.proto, conv3d_left, pending.file_bytes())
+        validation = None
+        if options.validate:
+            with job.clock.phase("validate"):
+                validation = _validate(job, pending)
+        keep = validation is None or validation.passed or options.keep_invalid
+        if keep:
+            pending.commit()
+    return job.result(written=keep, after=after, validation=validation)
+
+
+def _validate(job: _Job, pending: PendingOutput):  # type: ignore[no-untyped-def]
+    # Imported here: onnxruntime is an extra, and a conversion without validation needs none.
+    from converter.compare.validate import validate
+
+    return validate(
+        job.source,
+        pending.model_path,
+        shapes=job.options.shapes,
+        seed=job.options.seed,
+        provider=job.options.provider,
+    )
+
+
+class _Clock:
+    def __init__(self, notify: Notify) -> None:
+        self.seconds: dict[str, float] = {}
+        self._notify = notify
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self._notify(name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start

@@ -1,0 +1,342 @@
+"""Load and save ONNX files: external data, the 2 GB limit of protobuf, atomic writes.
+
+Neither direction ever holds all the weights in memory, and nothing is left half written: the new
+files are made in a temporary folder beside the output and renamed into place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import onnx
+import onnx.checker
+from google.protobuf.message import DecodeError
+
+from converter import wire
+from converter.errors import UserError
+from converter.weights import (
+    BULKY_BYTES,
+    InFile,
+    InMemory,
+    WeightTable,
+    graph_tensors,
+    tensor_bytes,
+    tensors,
+)
+
+PROTOBUF_LIMIT = 2**31 - 1
+"""Bytes that one protobuf message can hold (protobuf encoding documentation)."""
+
+AUTO_EXTERNAL_BYTES = 1_900_000_000
+"""From this size on, `external_data="auto"` moves the weights out of the model file."""
+
+ALIGNMENT = 4096
+"""External tensors start at page boundaries, so that a runtime can map them."""
+
+ExternalData = Literal["auto", "always", "never"]
+
+
+@dataclass
+class Model:
+    """A loaded model: the skeleton and the table that says where its bulky tensors are."""
+
+    path: Path
+    proto: onnx.ModelProto
+    weights: WeightTable
+    external_files: tuple[Path, ...]
+
+
+def load(path: Path) -> Model:
+    """Read an ONNX file into a skeleton.
+
+    Raises:
+        UserError: not there, empty, truncated, not ONNX, not a valid graph, or its external data
+            is missing, too short, or outside the model's own folder.
+    """
+    proto, spans = _parse(path)
+    table = WeightTable()
+    files: dict[Path, None] = {}
+    for tensor, span in zip(proto.graph.initializer, spans, strict=True):
+        if span is not None:
+            _check_size(path, tensor, span[1])
+            table.put(tensor, InFile(path, *span))
+    for tensor in tensors(proto):
+        if table.holds(tensor):
+            continue
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            source = _external_source(path, tensor)
+            files[source.path] = None
+            if tensor_bytes(tensor) < BULKY_BYTES:
+                _make_inline(tensor, source)
+            else:
+                table.put(tensor, source)
+        elif tensor_bytes(tensor) >= BULKY_BYTES and tensor.HasField("raw_data"):
+            _check_size(path, tensor, len(tensor.raw_data))
+            table.put(tensor, InMemory(tensor.raw_data))
+    # Clearing a field does not give its memory back; copying what is left does.
+    skeleton = onnx.ModelProto()
+    skeleton.CopyFrom(proto)
+    model = Model(path, skeleton, table, tuple(files))
+    check(model.proto, str(path))
+    return model
+
+
+def check(skeleton: onnx.ModelProto, what: str) -> None:
+    """Run ONNX's checker on a weight-free copy; raises `UserError` with its first complaint."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(skeleton)
+    for tensor in tensors(copy):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
+            tensor.dims[:] = [0]
+    try:
+        onnx.checker.check_model(copy)
+    except onnx.checker.ValidationError as error:
+        complaint = " ".join(str(error).split()).removesuffix(" ==> Context: Bad node spec")
+        raise UserError(f"{what} is not a valid ONNX graph: {complaint}") from error
+
+
+def digest(model: Model) -> str:
+    """SHA-256 over the model file and its external-data files, in hexadecimal."""
+    sha = hashlib.sha256()
+    for path in (model.path, *model.external_files):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                sha.update(block)
+    return sha.hexdigest()
+
+
+def weight_bytes(proto: onnx.ModelProto) -> int:
+    """Raw bytes of all tensors of a skeleton."""
+    return sum(tensor_bytes(t) for t in tensors(proto))
+
+
+def wants_external(model: Model, external_data: ExternalData) -> bool:
+    """Whether the weights go into a file of their own.
+
+    Raises:
+        UserError: `never` was asked for and the file would exceed protobuf's 2 GB.
+    """
+    size = weight_bytes(model.proto)
+    if external_data == "always":
+        return True
+    if external_data == "never":
+        if size + model.proto.ByteSize() > PROTOBUF_LIMIT:
+            raise UserError(
+                f"the model needs {size / 1e9:.2f} GB and a single ONNX file ends at 2 GB: "
+                "leave --external-data at auto."
+            )
+        return False
+    return bool(model.external_files) or size > AUTO_EXTERNAL_BYTES
+
+
+def refuse_to_replace(output: Path, overwrite: bool) -> None:
+    """Raise `UserError` if writing `output` is impossible or would replace something unasked."""
+    if not output.parent.is_dir():
+        raise UserError(f"the folder of {output} does not exist.")
+    if output.is_dir():
+        raise UserError(f"{output} is a folder; name a file.")
+    if output.exists() and not overwrite:
+        raise UserError(f"{output} exists; give --overwrite to replace it.")
+
+
+class PendingOutput:
+    """A model written beside its destination, there for checking, not yet in place."""
+
+    def __init__(self, folder: Path, output: Path, data_name: str) -> None:
+        self.output = output
+        self.model_path = folder / output.name
+        self.data_path = folder / data_name
+
+    def write(self, model: Model, external: bool) -> None:
+        """Write the skeleton with its weights, one weight at a time, and flush to the disk."""
+        _write(model, self.model_path, self.data_path if external else None)
+
+    def file_bytes(self) -> int:
+        """Bytes of what was written."""
+        return sum(p.stat().st_size for p in (self.model_path, self.data_path) if p.exists())
+
+    def commit(self) -> None:
+        """Rename the files into place: the data first, so that the model never lacks it."""
+        previous = _own_data_files(self.output)
+        if self.data_path.exists():
+            os.replace(self.data_path, self.output.parent / self.data_path.name)
+        os.replace(self.model_path, self.output)
+        for path in previous:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def pending_output(output: Path) -> Iterator[PendingOutput]:
+    """A place to write the files of `output`; whatever is not committed is removed again.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        yield PendingOutput(folder, output, _free_data_name(output))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _parse(path: Path) -> tuple[onnx.ModelProto, list[wire.Span | None]]:
+    """Parse a model file, less the bulky data of its initializers, whose places are returned."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist.")
+    if not path.is_file():
+        raise UserError(f"{path} is not a file.")
+    size = path.stat().st_size
+    if size == 0:
+        raise UserError(f"{path} is empty.")
+    if size > PROTOBUF_LIMIT:
+        raise UserError(f"{path} is over 2 GB, more than an ONNX file can hold: not ONNX?")
+    proto = onnx.ModelProto()
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as view,
+    ):
+        try:
+            skeleton, spans = wire.split(view, BULKY_BYTES)
+            proto.ParseFromString(skeleton)
+        except (wire.WireError, DecodeError):
+            # Nothing may refer to the view when it closes, so the cause is not chained.
+            skeleton = None
+    if skeleton is None:
+        raise UserError(f"{path} is not an ONNX file, or is truncated.")
+    if not proto.HasField("graph") or proto.ir_version < 1:
+        raise UserError(f"{path} is not an ONNX file: it holds no graph.")
+    if not any(i.domain in ("", "ai.onnx") for i in proto.opset_import):
+        raise UserError(f"{path} does not say which ONNX opset it uses.")
+    return proto, spans
+
+
+def _check_size(path: Path, tensor: onnx.TensorProto, size: int) -> None:
+    if size != tensor_bytes(tensor):
+        raise UserError(
+            f"{path}: tensor {tensor.name!r} holds {size} bytes where its shape and type need "
+            f"{tensor_bytes(tensor)}."
+        )
+
+
+def _external_source(path: Path, tensor: onnx.TensorProto) -> InFile:
+    entries = {e.key: e.value for e in tensor.external_data}
+    where = f"{path}: external data of tensor {tensor.name!r}"
+    location = Path(entries.get("location", ""))
+    file = path.parent / location
+    # A model in a content-addressed cache is a link, and so is its data: both targets count.
+    folders = (path.parent.resolve(), path.resolve().parent)
+    inside = any(file.resolve().is_relative_to(folder) for folder in folders)
+    if location.is_absolute() or ".." in location.parts or not inside:
+        raise UserError(f"{where} points outside the model's folder ({location}); refused.")
+    if not file.is_file():
+        raise UserError(f"{where} is missing: {file} does not exist.")
+    try:
+        offset = int(entries.get("offset", 0))
+        length = int(entries.get("length", tensor_bytes(tensor)))
+    except ValueError as error:
+        raise UserError(f"{where} has an offset or length that is not a number.") from error
+    if length != tensor_bytes(tensor) or offset < 0:
+        raise UserError(
+            f"{where} is {length} bytes at offset {offset} where {tensor_bytes(tensor)} are needed."
+        )
+    if offset + length > file.stat().st_size:
+        raise UserError(
+            f"{where} needs bytes {offset} to {offset + length}, but {file} is shorter."
+        )
+    return InFile(file, offset, length)
+
+
+def _make_inline(tensor: onnx.TensorProto, source: InFile) -> None:
+    del tensor.external_data[:]
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    tensor.raw_data = source.read()
+
+
+def _write(model: Model, model_path: Path, data_path: Path | None) -> None:
+    table = model.weights
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    bulky = [t for t in model.proto.graph.initializer if table.holds(t)]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(t for t in model.proto.graph.initializer if not table.holds(t))
+    for tensor in tensors(proto):  # Constant nodes and nested graphs: inline for every runtime.
+        if table.holds(tensor):
+            tensor.raw_data = table.read(tensor)
+            _forget_location(tensor)
+    if data_path is not None:
+        with data_path.open("wb") as data_file:
+            proto.graph.initializer.extend(_append(data_file, table, t) for t in bulky)
+            os.fsync(data_file.fileno())
+        bulky = []
+    inline = []
+    for tensor in bulky:
+        bare = onnx.TensorProto()
+        bare.CopyFrom(tensor)
+        _forget_location(bare)
+        inline.append(bare)
+    data = {t.name: t for t in bulky}
+    with model_path.open("wb") as file:
+        wire.write_model(file, proto, inline, tensor_bytes, lambda t: table.read(data[t.name]))
+        os.fsync(file.fileno())
+
+
+def _append(file: BinaryIO, table: WeightTable, token: onnx.TensorProto) -> onnx.TensorProto:
+    """Write one weight to the external-data file; return the tensor that refers to it."""
+    data = table.read(token)
+    offset = -(-file.tell() // ALIGNMENT) * ALIGNMENT
+    file.seek(offset)
+    file.write(data)
+    tensor = onnx.TensorProto()
+    tensor.CopyFrom(token)
+    del tensor.external_data[:]
+    for key, value in (
+        ("location", Path(file.name).name),
+        ("offset", str(offset)),
+        ("length", str(len(data))),
+    ):
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+    return tensor
+
+
+def _forget_location(tensor: onnx.TensorProto) -> None:
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+
+
+def _free_data_name(output: Path) -> str:
+    """A name for the external data that no file has: an old model keeps its data until replaced."""
+    name, number = f"{output.name}.data", 1
+    while (output.parent / name).exists():
+        name, number = f"{output.name}.{number}.data", number + 1
+    return name
+
+
+def _own_data_files(output: Path) -> list[Path]:
+    """External-data files of the model at `output` that carry its name, so are its alone."""
+    if not output.is_file():
+        return []
+    try:
+        old = onnx.load(str(output), load_external_data=False)
+    except DecodeError:
+        return []
+    names = {
+        entry.value
+        for tensor in graph_tensors(old.graph)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    own = {n for n in names if n.startswith(f"{output.name}.") and n.endswith(".data")}
+    return [output.parent / name for name in own]

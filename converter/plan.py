@@ -1,0 +1,169 @@
+"""Which strategy takes which Conv3D, and why: decided without changing anything.
+
+A plan can be printed, saved as JSON, and replayed on the same graph.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from converter.conv3d import Conv3D, Unread
+from converter.errors import UserError
+from converter.rewrites import BY_NAME, KEEP, STRATEGIES
+
+AUTO = "auto"
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """The decision on one Conv3D.
+
+    Attributes:
+        node: The node's name, or its output's where nodes share a name or have none.
+        output: The name of its output tensor.
+        x_shape: (N, C, T, H, W); a name or None where a size is dynamic.
+        w_shape: (O, C/group, Kt, Kh, Kw).
+        attributes: What differs from a Conv's defaults, to read.
+        strategy: What is done; `keep` where it is left as it was.
+        reason: Why, in words; for a refusal the reason of the refusal.
+        refused: Whether something was asked for that could not be done.
+    """
+
+    node: str
+    output: str
+    x_shape: tuple[int | str | None, ...]
+    w_shape: tuple[int | None, ...]
+    attributes: str
+    strategy: str
+    reason: str
+    refused: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decisions on all Conv3D nodes of a graph, in graph order."""
+
+    entries: tuple[PlanEntry, ...]
+
+    @property
+    def refusals(self) -> tuple[PlanEntry, ...]:
+        """The entries where something that was asked for could not be done."""
+        return tuple(entry for entry in self.entries if entry.refused)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary that `read_pins` takes back."""
+        return {"version": PLAN_VERSION, "conv3d": [asdict(entry) for entry in self.entries]}
+
+
+def make_plan(
+    found: Sequence[Conv3D | Unread],
+    strategy: str = AUTO,
+    pins: Mapping[str, str] | None = None,
+) -> Plan:
+    """Choose a strategy for each Conv3D.
+
+    Args:
+        found: What `converter.conv3d.find_conv3d` read.
+        strategy: For all that is not pinned: `auto`, the name of a strategy, or `keep`.
+        pins: Node name or glob -> strategy; of several that match, the last decides.
+
+    Raises:
+        UserError: a pin that matches no Conv3D, or an unknown strategy.
+    """
+    pins = pins or {}
+    for name in (strategy, *pins.values()):
+        if name not in (AUTO, KEEP, *BY_NAME):
+            known = ", ".join((AUTO, *BY_NAME, KEEP))
+            raise UserError(f"there is no strategy {name!r}; there are {known}.")
+    names = [_name(item) for item in found]
+    for pattern in pins:
+        if not any(_matches(name, pattern) for name in names):
+            raise UserError(f"the pin {pattern!r} matches no Conv3D of this graph.")
+    entries = []
+    for item, name in zip(found, names, strict=True):
+        pinned = [chosen for pattern, chosen in pins.items() if _matches(name, pattern)]
+        if isinstance(item, Unread):
+            refusal = item.refusal
+            entries.append(
+                PlanEntry(
+                    refusal.node, item.node.outputs[0].name, (), (), "", KEEP, refusal.reason, True
+                )
+            )
+        else:
+            entries.append(_decide(item, pinned[-1] if pinned else strategy, bool(pinned)))
+    return Plan(tuple(entries))
+
+
+def read_pins(path: Path) -> dict[str, str]:
+    """The decisions of a saved plan, to be replayed: exact node name -> strategy.
+
+    Raises:
+        UserError: the file is missing, not JSON, or not a plan of this version.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"the plan {path} does not exist.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"the plan {path} is not JSON: {error}.") from error
+    try:
+        if data["version"] != PLAN_VERSION:
+            raise UserError(f"the plan {path} has version {data['version']}, not {PLAN_VERSION}.")
+        return {_literal(entry["node"]): str(entry["strategy"]) for entry in data["conv3d"]}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a plan that convert-vae wrote.") from error
+
+
+def _decide(conv: Conv3D, wanted: str, pinned: bool) -> PlanEntry:
+    def entry(strategy: str, reason: str, refused: bool = False) -> PlanEntry:
+        return PlanEntry(
+            conv.name,
+            conv.y.name,
+            conv.x_shape,
+            conv.weight_shape,
+            conv.attributes,
+            strategy,
+            reason,
+            refused,
+        )
+
+    how = "pinned" if pinned else "asked for"
+    if wanted == KEEP:
+        return entry(KEEP, how)
+    if wanted != AUTO:
+        refusal = BY_NAME[wanted].check(conv)
+        return entry(KEEP, refusal.reason, True) if refusal else entry(wanted, how)
+    reasons = []
+    for strategy in STRATEGIES:
+        refusal = strategy.check(conv)
+        if refusal is None:
+            return entry(strategy.name, WHY[strategy.name])
+        reasons.append(refusal.reason)
+    return entry(KEEP, "; ".join(reasons), True)
+
+
+WHY = {
+    "pointwise": "one tap in time",
+    "temporal": "1x1 in H and W",
+    "unfold": "the general case",
+    "taps": "no other strategy takes it",
+}
+
+
+def _name(item: Conv3D | Unread) -> str:
+    return item.name if isinstance(item, Conv3D) else item.refusal.node
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatch.fnmatchcase(name, pattern)
+
+
+def _literal(name: str) -> str:
+    """A glob that matches `name` alone."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
