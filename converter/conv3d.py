@@ -114,7 +114,7 @@ class Conv3D:
             parts.append(f"d{_short(self.dilation)}")
         if self.group != 1:
             parts.append(f"g{self.group}")
-        parts.append(f"p{_pads_text(self.time_pads, self.plane_pads)}")
+        parts.append(_pads_text(self.time_pads, self.plane_pads))
         return " ".join(parts)
 
 
@@ -433,4 +433,4 @@ def _pads_text(time: tuple[int, int] | AutoPad, plane: tuple[int, int, int, int]
         return plane.mode
     top, left, bottom, right = plane
     axes = [time, (top, bottom), (left, right)]
-    return ",".join(str(b) if b == e else f"{b}:{e}" for b, e in axes)
+    return "p" + ",".join(str(b) if b == e else f"{b}:{e}" for b, e in axes)

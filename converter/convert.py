@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
 
@@ -30,6 +31,9 @@ from converter.surgeon import (
     replace_node,
 )
 from converter.version import VERSION
+
+if TYPE_CHECKING:
+    from converter.compare.validate import Validation
 
 METADATA_PREFIX = "convert_vae."
 Notify = Callable[[str], None]
@@ -129,7 +133,7 @@ def _rewrite(prepared: _Prepared, model: Model) -> None:
 
 
 def _drop_what_only_it_used(conv: Conv3D, surgery: Surgery) -> None:
-    """Remove the absorbed Pad and the nodes that made the old weights, unless something reads them."""
+    """Remove the absorbed Pad and the nodes that made the old weights, if nothing reads them."""
     candidates: list[gs.Node] = []
     if isinstance(conv.weight, ConstantWeight):
         candidates = [*reversed(conv.weight.chain), *conv.weight.root.inputs]
@@ -188,7 +192,7 @@ class _Job:
         *,
         written: bool,
         after: GraphSummary | None,
-        validation: object = None,
+        validation: Validation | None = None,
         notes: tuple[str, ...] = (),
     ) -> ConvertResult:
         return ConvertResult(
@@ -200,7 +204,7 @@ class _Job:
             before=self.prepared.before,
             after=after,
             seconds=self.clock.seconds,
-            validation=validation,  # type: ignore[arg-type]
+            validation=validation,
             notes=(*self.notes, *notes),
         )
 
@@ -236,7 +240,7 @@ def _write(job: _Job, model: Model, conv3d_left: int) -> ConvertResult:
     return job.result(written=keep, after=after, validation=validation)
 
 
-def _validate(job: _Job, pending: PendingOutput):  # type: ignore[no-untyped-def]
+def _validate(job: _Job, pending: PendingOutput) -> Validation:
     # Imported here: onnxruntime is an extra, and a conversion without validation needs none.
     from converter.compare.validate import validate
 
@@ -246,17 +250,18 @@ def _validate(job: _Job, pending: PendingOutput):  # type: ignore[no-untyped-def
         shapes=job.options.shapes,
         seed=job.options.seed,
         provider=job.options.provider,
+        progress=job.clock.notify,
     )
 
 
 class _Clock:
     def __init__(self, notify: Notify) -> None:
         self.seconds: dict[str, float] = {}
-        self._notify = notify
+        self.notify = notify
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        self._notify(name)
+        self.notify(name)
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ParamSpec
 
 import click
@@ -47,3 +47,25 @@ def _sentence(error: BaseException) -> str:
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{where}; nothing was written."
     return str(error)
+
+
+def parse_pairs(option: str, values: Sequence[str]) -> dict[str, str]:
+    """`NAME=VALUE` options as a dictionary; the last `=` divides, as names may hold one."""
+    pairs = {}
+    for value in values:
+        name, equals, right = value.rpartition("=")
+        if not (name and equals and right):
+            raise UserError(f"{option} {value!r} is not of the form NAME=VALUE.")
+        pairs[name] = right
+    return pairs
+
+
+def parse_shapes(values: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """`NAME=1x16x3x8x8` options as shapes by input name."""
+    shapes = {}
+    for name, text in parse_pairs("--shape", values).items():
+        sizes = text.lower().split("x")
+        if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+            raise UserError(f"--shape {name}={text} is not a shape such as 1x16x3x8x8.")
+        shapes[name] = tuple(int(size) for size in sizes)
+    return shapes

@@ -1,0 +1,164 @@
+"""`convert-vae INPUT OUTPUT`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+
+from converter.cli.common import EXIT_DIFFERENT, EXIT_EQUAL, exit_codes, parse_pairs, parse_shapes
+from converter.convert import Options, run
+from converter.errors import UserError
+from converter.plan import AUTO, read_pins
+from converter.report.terminal import console, print_plan, print_summary, print_verdict
+from converter.result import ConvertResult
+from converter.rewrites import BY_NAME, KEEP
+from converter.version import VERSION
+
+PHASES = {
+    "load": "reading the graph",
+    "plan": "planning",
+    "rewrite": "rewriting the graph",
+    "save": "writing the weights",
+    "validate": "validating",
+}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("input", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--strategy",
+    type=click.Choice([AUTO, *BY_NAME, KEEP]),
+    default=AUTO,
+    show_default=True,
+    help="How to rewrite each Conv3D; auto takes the cheapest whose preconditions hold.",
+)
+@click.option(
+    "--pin",
+    "pins",
+    multiple=True,
+    metavar="NODE=STRATEGY",
+    help="Another strategy for one node, or for all that a glob matches. Repeatable.",
+)
+@click.option(
+    "--opset",
+    type=click.IntRange(min=1),
+    help="The opset of the output. Default: keep up to 18, bring newer ones down to 18.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan, one line a Conv3D; write nothing.")
+@click.option("--plan-out", type=click.Path(path_type=Path), help="Save the plan as JSON.")
+@click.option("--plan-in", type=click.Path(path_type=Path), help="Replay a saved plan.")
+@click.option(
+    "--external-data",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Weights in a file of their own: auto if the input's are, or near 2 GB.",
+)
+@click.option("--no-validate", is_flag=True, help="Do not run both graphs and compare.")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=1x16x3x8x8",
+    help="The shape of an input in the validation, where it is dynamic. Repeatable.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the validation feed.")
+@click.option(
+    "--provider",
+    default="auto",
+    show_default=True,
+    help="Execution provider of the validation: auto, migraphx, rocm, cuda, openvino or cpu.",
+)
+@click.option("--keep-invalid", is_flag=True, help="Write OUTPUT even if the validation fails.")
+@click.option("--strict", is_flag=True, help="Fail rather than leave a Conv3D in the graph.")
+@click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the plan too, and what is going on.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but notes and errors.")
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+@click.version_option(VERSION)
+@exit_codes
+def main(
+    input: Path,
+    output: Path | None,
+    pins: tuple[str, ...],
+    shapes: tuple[str, ...],
+    plan_in: Path | None,
+    plan_out: Path | None,
+    no_validate: bool,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+    debug: bool,
+    **options: Any,
+) -> int:
+    """Replace every Conv3D of the ONNX graph INPUT by exactly equal Conv2D, into OUTPUT.
+
+    Any ONNX graph will do; names, types and shapes of its inputs and outputs stay. What cannot be
+    proven equal is left as it was, with the reason. The result is validated: both graphs run on
+    the same feed, and OUTPUT is written only if they agree.
+
+    Exit code: 0 done and equal; 1 the numbers differ by more than the precision explains; 2 the
+    input or the usage is wrong.
+    """
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s")
+    if output is None and not options["dry_run"]:
+        raise UserError("name an OUTPUT file, or give --dry-run.")
+    chosen = read_pins(plan_in) if plan_in else {}
+    chosen |= parse_pairs("--pin", pins)
+    request = Options(pins=chosen, shapes=parse_shapes(shapes), validate=not no_validate, **options)
+    with _progress(quiet or as_json) as notify:
+        result = run(input, output, request, notify)
+    if plan_out:
+        plan_out.write_text(json.dumps(result.plan.to_json(), indent=2) + "\n", encoding="utf-8")
+    _show(result, as_json, verbose, quiet)
+    return EXIT_EQUAL if result.equal else EXIT_DIFFERENT
+
+
+def _show(result: ConvertResult, as_json: bool, verbose: bool, quiet: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=2))
+        return
+    if quiet:
+        for note in result.notes:
+            click.echo(f"note: {note}", err=True)
+        if not result.equal and result.validation is not None:
+            click.echo(result.validation.sentence(), err=True)
+        return
+    out = console()
+    if verbose or result.after is None:
+        print_plan(out, result.plan)
+    if result.after is not None:
+        print_summary(out, result)
+    print_verdict(out, result, verbose)
+
+
+def _progress(quiet: bool) -> AbstractContextManager[Callable[[str], None]]:
+    """Names each phase on a terminal; silent when piped."""
+    if quiet or not sys.stderr.isatty():
+        return nullcontext(lambda phase: None)
+    return _Spinner()
+
+
+class _Spinner(AbstractContextManager[Callable[[str], None]]):
+    def __init__(self) -> None:
+        self._status = console(stderr=True).status("starting")
+
+    def __enter__(self) -> Callable[[str], None]:
+        self._status.__enter__()
+        return lambda phase: self._status.update(PHASES.get(phase, phase))
+
+    def __exit__(self, *exception: object) -> None:
+        self._status.stop()
+
+
+if __name__ == "__main__":
+    main()

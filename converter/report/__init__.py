@@ -1,0 +1,1 @@
+"""One result object, shown: to a terminal, as JSON, as a page."""
