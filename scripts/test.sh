@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Everything that must pass: lint, format, types, tests. Arguments go to pytest.
+set -euo pipefail
+. "$(dirname "$0")/environment.sh" cpu,export,test
+
+"$bin/ruff" check .
+"$bin/ruff" format --check .
+"$bin/mypy"
+"$bin/python" -m pytest -m "not long and not published" "$@"
