@@ -21,6 +21,6 @@ if ! "$bin/python" -m pip --version >/dev/null 2>&1; then
 fi
 echo "installing convert-vae[$1] into $venv"
 pip=("$bin/python" -m pip install --quiet --disable-pip-version-check -c scripts/constraints.txt)
-# The build backend comes first, because pip's isolated build would not heed the constraints.
-"${pip[@]}" hatchling
+# The build backend comes first: an isolated build would not heed the constraints.
+"${pip[@]}" hatchling editables
 "${pip[@]}" --no-build-isolation --editable ".[$1]"
