@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from converter.compare.tolerance import Tolerance, round_down, round_up
@@ -22,12 +23,15 @@ class OutputDifference:
     """How far a candidate's output is from the reference's.
 
     Errors are taken over the elements that are finite on both sides, and are not numbers (nan)
-    when there is none or the shapes differ. `rel_l2` is the norm of the difference over the
-    reference's norm; `psnr_db` is 20 log10(data_range / rmse), inf if no element differs.
-    `data_range` is the reference's max - min; a constant reference (a range below rounding) has
-    none, so its largest magnitude stands in for it, or 1 if that is zero too. `unequal` counts
-    elements whose values differ, `nonfinite_unequal` those where the sides are not NaN, or the
-    same infinity, together. `worst_index` is the first of the latter, else the largest error's.
+    when there is none or the shapes differ; `problem` then says so. An empty output has no error.
+
+    - rel_l2: the norm of the difference over the reference's norm.
+    - psnr_db: 20 log10(data_range / rmse), inf if no element differs.
+    - data_range: the reference's max - min. A constant reference (a range below rounding) has
+      none, so its largest magnitude stands in for it, or 1 if that is zero too.
+    - unequal: elements whose values differ.
+    - nonfinite_unequal: those of them that are NaN or infinite on either side; NaN equals NaN.
+    - worst_index: where the first of these is, else the largest error, else None.
     """
 
     name: str
@@ -53,12 +57,21 @@ class OutputDifference:
     @property
     def exact(self) -> bool:
         """Whether the values are of a type that has to be equal: integers and booleans."""
-        return self.dtype.startswith(("int", "uint", "bool"))
+        return _is_exact(self.dtype)
 
     @property
     def max_abs_of_range(self) -> float:
         """The largest absolute error as a fraction of the data range."""
         return self.max_abs / self.data_range
+
+    def figures(self) -> str:
+        """The main figures in a few words, with what is not finite on both sides."""
+        nonfinite = self.reference_nan + self.reference_inf
+        return (
+            f"PSNR {self.psnr_db:.2f} dB over a range of {self.data_range:.4g}, "
+            f"max abs {self.max_abs:.3g}, relative L2 {self.rel_l2:.3g}"
+            + (f", {nonfinite} elements NaN or infinite on both sides" if nonfinite else "")
+        )
 
     def why_fails(self, tolerance: Tolerance) -> str:
         """Empty when the difference is within tolerance, else what is not, in a few words."""
@@ -118,7 +131,7 @@ class _Sums:
         self.abs_sum = 0.0
         self.square_sum = 0.0
         self.reference_square_sum = 0.0
-        self.max_abs = -1.0
+        self.max_abs = 0.0
         self.worst: int | None = None
         self.first_nonfinite_unequal: int | None = None
         self.reference_min = math.inf
@@ -148,7 +161,6 @@ class _Sums:
         error = np.abs(left - right)
         self.abs_sum += float(error.sum())
         self.square_sum += float(np.dot(error, error))
-        error[~both] = -1.0
         worst = int(error.argmax())
         if error[worst] > self.max_abs:
             self.max_abs, self.worst = float(error[worst]), start + worst
@@ -164,18 +176,20 @@ class _Sums:
 
     def result(self, name: str, reference: Array) -> OutputDifference:
         """The figures of everything taken in."""
-        known = self.finite > 0
-        rmse = math.sqrt(self.square_sum / self.finite) if known else math.nan
+        empty = reference.size == 0
+        problem = "" if self.finite or empty else "no element is finite on both sides"
+        unknown = math.nan if problem else 0.0
+        rmse = math.sqrt(self.square_sum / self.finite) if self.finite else unknown
         data_range = self._data_range(reference.dtype)
         worst = self.worst if self.first_nonfinite_unequal is None else self.first_nonfinite_unequal
         return OutputDifference(
             name=name,
             shape=reference.shape,
             dtype=str(reference.dtype),
-            max_abs=self.max_abs if known else math.nan,
-            mean_abs=self.abs_sum / self.finite if known else math.nan,
+            max_abs=self.max_abs if self.finite else unknown,
+            mean_abs=self.abs_sum / self.finite if self.finite else unknown,
             rmse=rmse,
-            rel_l2=self._rel_l2() if known else math.nan,
+            rel_l2=self._rel_l2() if self.finite else unknown,
             psnr_db=psnr(rmse, data_range),
             data_range=data_range,
             reference_min=self.reference_min,
@@ -187,7 +201,7 @@ class _Sums:
             candidate_nan=self.candidate_nan,
             candidate_inf=self.candidate_inf,
             nonfinite_unequal=self.nonfinite_unequal,
-            problem="" if known or not reference.size else "no element is finite on both sides",
+            problem=problem,
         )
 
     def _data_range(self, dtype: np.dtype[Any]) -> float:
@@ -222,11 +236,11 @@ def _slices(reference: Array, candidate: Array) -> Iterator[tuple[int, Array, Ar
 
 def _epsilon(dtype: np.dtype[Any]) -> float:
     """Spacing of the float type at 1; none for exact types."""
-    if dtype.kind in "iub":
-        return 0.0
-    import ml_dtypes
+    return 0.0 if _is_exact(str(dtype)) else float(ml_dtypes.finfo(dtype).eps)
 
-    return float(ml_dtypes.finfo(dtype).eps)
+
+def _is_exact(dtype: str) -> bool:
+    return dtype.startswith(("int", "uint", "bool"))
 
 
 def _unravel(index: int, shape: tuple[int, ...]) -> tuple[int, ...]:

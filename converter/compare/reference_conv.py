@@ -1,7 +1,8 @@
 """Convolution of any rank in float64 NumPy, from the words of the ONNX specification.
 
-One matrix product per kernel position: slower than a blocked kernel, but it needs no unfolded
-copy of its input, rounds once, and shares no code with the rewrites that it judges.
+One matrix product per kernel position. The `Conv` of onnx's own reference evaluator agrees with
+it, but unfolds its input (27 copies for a 3x3x3 kernel) and multiplies bfloat16 some twenty times
+slower. Shares no code with the rewrites that it judges.
 """
 
 from __future__ import annotations

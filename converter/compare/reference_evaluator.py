@@ -1,4 +1,4 @@
-"""The ONNX reference evaluator, for graphs of types that onnxruntime has no kernels for."""
+"""The ONNX reference evaluator, for graphs that onnxruntime has no kernels for."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from onnx.reference.op_run import OpRun
 
 from converter.compare.reference_conv import conv, multiplications
 from converter.errors import UserError
-from converter.providers import RunError, first_line
+from converter.session import RunError, first_line
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Multiplications of all convolutions of a run: some ten seconds of NumPy on two cores.
+# Multiplications of all convolutions of a run: some five seconds of NumPy on two cores.
 WORK_LIMIT = 2 * 10**10
 
 
@@ -26,7 +26,7 @@ class TooMuchWorkError(UserError):
 
 
 class ReferenceRunner:
-    """Runs a model op by op in NumPy; slow, but it knows double and bfloat16."""
+    """Runs a model op by op in NumPy; slow, but it knows every type and the newest opset."""
 
     description = f"onnx {onnx.__version__} reference evaluator"
 
@@ -35,7 +35,7 @@ class ReferenceRunner:
         self._work_limit = work_limit
         self._work = 0
         try:
-            self._evaluator = ReferenceEvaluator(str(path), new_ops=[self._conv_op()])
+            self._evaluator = self._evaluator_class()(str(path))
         except Exception as error:  # whatever the evaluator meets in a graph it does not know
             raise UserError(
                 f"{path} runs neither in onnxruntime nor in the ONNX reference evaluator "
@@ -62,13 +62,16 @@ class ReferenceRunner:
         self._work += work
         if self._work > self._work_limit:
             raise TooMuchWorkError(
-                f"onnxruntime has no kernels for the types of {self._path}, and the graph is too "
-                "large for the ONNX reference evaluator; give a smaller --shape or use "
-                "--no-validate."
+                f"{self._path} is too large for the ONNX reference evaluator, and onnxruntime "
+                "cannot run it; give a smaller --shape or use --no-validate"
             )
 
-    def _conv_op(self) -> type[OpRun]:
-        """The evaluator's Conv: accumulates in float64, and stops a run that takes too long."""
+    def _evaluator_class(self) -> type[ReferenceEvaluator]:
+        """An evaluator with our Conv, which tells this runner of its work.
+
+        It is a class because the evaluator makes further instances of its own class for local
+        functions, without passing `new_ops` on.
+        """
         runner = self
 
         class Conv(OpRun):  # the evaluator finds it by this name
@@ -76,4 +79,8 @@ class ReferenceRunner:
                 runner._spend(multiplications(x.shape, w.shape, attributes))
                 return (conv(x, w, b, attributes),)
 
-        return Conv
+        class Evaluator(ReferenceEvaluator):
+            def __init__(self, proto: Any, **options: Any) -> None:
+                super().__init__(proto, **{"new_ops": [Conv], **options})
+
+        return Evaluator

@@ -5,10 +5,12 @@ roundoffs (2^-24), and no element may be off by more than 1e-4 of the range. dou
 multiples of its own roundoff (2^-53), rounded to the generous side.
 
 At half precision such multiples would exceed the range itself, and every tensor between two
-layers is rounded, not only the sums inside a layer: two correct evaluations of a decoder of some
-tens of layers come out about two roundoffs apart. Two fp16 roundoffs (2^-11) are 1e-3 of the
-range, 60 dB, and the worst of some millions of elements is some twenty times that. bfloat16 keeps
-three bits less than fp16: 18 dB, and 8 times the largest error.
+layers is rounded, not only the sums inside a layer. Two correct evaluations of random residual
+networks of 4 to 80 convolutions (one product a layer, or one per tap) came out 79 to 67 dB apart
+in fp16 and 60 to 49 dB in bfloat16, the largest error 4 to 5 times the RMS of some 30,000
+elements. So fp16 is given 60 dB, an RMS error of two roundoffs (2^-11), and ten times that for
+the worst of some millions of elements; bfloat16 keeps three bits less: 18 dB, and 8 times the
+error.
 
 Integers and booleans must be equal.
 """
@@ -46,8 +48,8 @@ class Tolerance:
 
 DOUBLE = Tolerance(min_psnr_db=250.0, max_abs_of_range=1e-12)
 FP32 = Tolerance(min_psnr_db=90.0, max_abs_of_range=1e-4)
-FP16 = Tolerance(min_psnr_db=60.0, max_abs_of_range=2e-2)
-BF16 = Tolerance(min_psnr_db=42.0, max_abs_of_range=0.16)
+FP16 = Tolerance(min_psnr_db=60.0, max_abs_of_range=1e-2)
+BF16 = Tolerance(min_psnr_db=42.0, max_abs_of_range=8e-2)
 
 # From the finest to the coarsest.
 _LIMITS: dict[int, Tolerance] = {

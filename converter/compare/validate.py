@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,10 +22,11 @@ from converter.compare.interface import (
 )
 from converter.compare.metrics import OutputDifference as OutputDifference
 from converter.compare.metrics import difference
-from converter.compare.reference_evaluator import ReferenceRunner
+from converter.compare.reference_evaluator import ReferenceRunner, TooMuchWorkError
 from converter.compare.tolerance import Tolerance as Tolerance
 from converter.errors import UserError
-from converter.providers import AUTO, MissingKernelError, RunError, Usable, choose, make_session
+from converter.providers import AUTO, Usable, choose, make_session
+from converter.session import NotSupportedError, RunError
 
 Progress = Callable[[str], None]
 
@@ -57,13 +59,9 @@ class Validation:
 
     def sentence(self) -> str:
         """The verdict in one line, with the figures of the worst output."""
-        worst = min(self.outputs, key=lambda output: output.psnr_db)
-        figures = (
-            f"PSNR {worst.psnr_db:.2f} dB over a range of {worst.data_range:.4g}, "
-            f"max abs {worst.max_abs:.3g}, relative L2 {worst.rel_l2:.3g}"
-        )
         if self.passed:
-            return f"equal within tolerance: {figures} ({self.tolerance}; {self.evaluator})"
+            worst = min(self.outputs, key=lambda output: output.psnr_db)
+            return f"equal within tolerance: {worst.figures()} ({self.tolerance}; {self.evaluator})"
         reasons = "; ".join(
             f"output {output.name}: {reason}"
             for output in self.outputs
@@ -167,12 +165,13 @@ def _run_both(request: _Request, usable: Usable) -> _Outcome:
     """In onnxruntime, or both in the reference evaluator if it lacks a kernel for either."""
     try:
         return _run_with(lambda path: make_session(path, usable.name), request)
-    except MissingKernelError as missing:
-        request.progress("onnxruntime lacks a kernel; running the ONNX reference evaluator")
-        try:
-            return _run_with(ReferenceRunner, request)
-        except UserError as error:
-            raise type(error)(f"{error} ({missing})") from missing
+    except NotSupportedError as error:
+        lacking = str(error)  # the error itself would keep the session that raised it
+    request.progress("onnxruntime cannot run the graph; running the ONNX reference evaluator")
+    try:
+        return _run_with(ReferenceRunner, request)
+    except TooMuchWorkError as error:
+        raise TooMuchWorkError(f"{error} ({lacking})") from error
 
 
 def _run_with(make_runner: Callable[[Path], Runner], request: _Request) -> _Outcome:
@@ -181,6 +180,7 @@ def _run_with(make_runner: Callable[[Path], Runner], request: _Request) -> _Outc
     shapes, feed, reference, reference_seconds = _run_first_legal(runner, request)
     evaluator = runner.description
     del runner
+    gc.collect()  # a failed try, or the evaluator's own cycle, may still hold the first graph
     request.progress("running the converted graph")
     runner = make_runner(request.candidate)
     start = time.perf_counter()
@@ -195,14 +195,14 @@ def _run_first_legal(
 ) -> tuple[Shapes, dict[str, Array], dict[str, Array], float]:
     """The first shapes of the ladder on which the graph runs and yields something."""
     empty = None
-    failure: RunError | None = None
+    failure = ""
     for shapes in request.ladder:
         feed = feeds.make_feed(request.inputs, shapes, request.seed)
         start = time.perf_counter()
         try:
             outputs = runner.run(feed)
         except RunError as error:
-            failure = error
+            failure = str(error)
             continue
         result = shapes, feed, outputs, time.perf_counter() - start
         if all(array.size for array in outputs.values()):
@@ -211,7 +211,7 @@ def _run_first_legal(
     if empty:
         return empty
     if len(request.ladder) == 1 and failure:
-        raise failure
+        raise RunError(failure)
     examples = " ".join(
         f"--shape {feeds.example_shape(spec)}"
         for spec in request.inputs
