@@ -100,9 +100,7 @@ def test_a_missing_kernel_is_told_apart(tmp_path):
 def test_a_newer_file_format_is_told_apart(tmp_path):
     graph = conv3d()
     graph.ir_version = 1000
-    with pytest.raises(
-        NotSupportedError, match=r"m\.onnx failed: Unsupported model IR version: 1000"
-    ):
+    with pytest.raises(NotSupportedError, match=r"m\.onnx failed: Unsupported model IR version"):
         make(graph, tmp_path)
 
 
