@@ -3,10 +3,10 @@
     before:  x (N, C, H, W) -> nearest 2x -> (N, C, 2H, 2W) -> Conv 3x3, pads 1 -> (N, O, 2H, 2W)
     after:   x -> four Conv 2x2 -> (N, 4*O, H, W) -> DepthToSpace(2, DCR) -> (N, O, 2H, 2W)
 
-Each output pixel of phase (i, j), that is (2h + i, 2w + j), sees only 2x2 different pixels of x, so
-the taps that fall on the same pixel are added beforehand: 4 products a pixel instead of 9. Phase 0 of
-an axis sees x[h - 1] through w0 and x[h] through w1 + w2; phase 1 sees x[h] through w0 + w1 and
-x[h + 1] through w2. Pads that keep the size, and add no other node, are in PHASES.
+Each output pixel of phase (i, j), that is (2h + i, 2w + j), sees only 2x2 different pixels of x,
+so the taps that fall on the same pixel are added beforehand: 4 products a pixel instead of 9. Phase
+0 of an axis sees x[h - 1] through w0 and x[h] through w1 + w2; phase 1 sees x[h] through w0 + w1
+and x[h + 1] through w2. Pads that keep the size, and need no node of their own, are in PHASES.
 
 Source: sub-pixel convolution, Shi et al., arXiv 1609.05158 and 1609.07009, read backwards.
 """
@@ -57,8 +57,6 @@ def phase_weights(
     """
     if w.ndim < 2 or w.shape[-2:] != (3, 3):
         raise ValueError(f"Phase kernels are made from weights (O, C, 3, 3), not {w.shape}.")
-    merged = np.einsum(
-        "iak,jbl,...kl->ij...ab", _MERGED_TAPS, _MERGED_TAPS, w.astype(np.float64)
-    )
+    merged = np.einsum("iak,jbl,...kl->ij...ab", _MERGED_TAPS, _MERGED_TAPS, w.astype(np.float64))
     kernels: npt.NDArray[np.generic] = merged.reshape(len(PHASES), *w.shape[:-2], 2, 2)
     return kernels.astype(w.dtype if dtype is None else dtype)

@@ -9,6 +9,8 @@ import torch
 from converter.rewrites import cook_toom
 
 TILES = range(2, 13)
+WHOLE_TILES = [(1, 2, 2), (3, 2, 6), (1, 3, 3), (2, 4, 8), (1, 5, 5), (1, 7, 7), (2, 8, 16)]
+CUT_TILES = [(2, 4, 5), (2, 6, 11), (2, 8, 13), (1, 8, 1)]
 OTHER_FILTERS = [(2, 2), (4, 2), (3, 4), (4, 5), (2, 7)]
 
 
@@ -103,8 +105,7 @@ def winograd_conv3d(x, w, bias, tiles, m, frames, groups):
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize(
     ("tiles", "m", "frames"),
-    [(1, 2, 2), (3, 2, 6), (1, 4, 4), (2, 4, 8), (2, 4, 5), (1, 5, 5), (2, 6, 11), (1, 7, 7)]
-    + [(1, 8, 8), (2, 8, 13), (1, 3, 3), (1, 8, 1)],
+    WHOLE_TILES + CUT_TILES,
 )
 def test_layer_equals_direct_convolution(tiles, m, frames, groups, dtype):
     rng = np.random.default_rng(tiles * 100 + m)
