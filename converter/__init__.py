@@ -27,6 +27,7 @@ def convert(
     *,
     strategy: str = "auto",
     pins: Mapping[str, str] | None = None,
+    layout: bool = True,
     opset: int | None = None,
     external_data: ExternalData = "auto",
     validate: bool = True,
@@ -45,6 +46,7 @@ def convert(
         output: The file to write; may be None for a dry run.
         strategy: `auto`, `unfold`, `taps`, `pointwise`, `temporal` or `keep`.
         pins: Node name or glob -> strategy, for nodes that shall differ.
+        layout: Keep the tensors between rewritten Convs in frame-major layout.
         opset: The opset to declare; None keeps what is at most 18 and lowers the rest if possible.
         external_data: Weights in a file of their own: `auto` where the input has one or the file
             would near 2 GB; `always`; `never`.
@@ -67,6 +69,7 @@ def convert(
     options = Options(
         strategy=strategy,
         pins=dict(pins or {}),
+        layout=layout,
         opset=opset,
         external_data=external_data,
         validate=validate,

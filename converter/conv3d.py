@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from converter.constants import constant_shape, constant_values, is_constant
 from converter.weights import WeightTable
 
 SPATIAL = 3
@@ -264,39 +265,6 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int, mode: str) 
     return (small, large) if mode == "SAME_UPPER" else (large, small)
 
 
-def constant_values(tensor: gs.Tensor, weights: WeightTable) -> np.ndarray[Any, Any] | None:
-    """The values of a constant tensor (initializer or Constant node's output), else None."""
-    if isinstance(tensor, gs.Constant):
-        return _load(tensor, weights)
-    if len(tensor.inputs) == 1 and tensor.inputs[0].op == "Constant":
-        attributes = tensor.inputs[0].attrs
-        if isinstance(attributes.get("value"), gs.Constant):
-            return _load(attributes["value"], weights)
-        for key, dtype in (("value_int", np.int64), ("value_float", np.float32)):
-            if key in attributes:
-                return np.asarray(attributes[key], dtype)
-        for key, dtype in (("value_ints", np.int64), ("value_floats", np.float32)):
-            if key in attributes:
-                return np.asarray(attributes[key], dtype)
-    return None
-
-
-def is_constant(tensor: gs.Tensor) -> bool:
-    """Whether a tensor's values are fixed in the file, without reading them."""
-    if isinstance(tensor, gs.Constant):
-        return True
-    return (
-        len(tensor.inputs) == 1
-        and tensor.inputs[0].op == "Constant"
-        and isinstance(tensor.inputs[0].attrs.get("value"), gs.Constant)
-    )
-
-
-def is_static(dim: Dim) -> bool:
-    """Whether a dimension is a number."""
-    return isinstance(dim, int)
-
-
 @dataclass(frozen=True)
 class _PadNode:
     node: gs.Node
@@ -370,19 +338,10 @@ def _commutes_with_relayout(node: gs.Node) -> bool:
     return node.attrs.get("axis", 1) in (0, -(SPATIAL + 2)) and len(scale) == 1
 
 
-def _load(constant: gs.Constant, weights: WeightTable) -> np.ndarray[Any, Any]:
-    values = constant._values
-    if isinstance(values, np.ndarray):
-        return values
-    return weights.array(values.tensor)
-
-
 def _shape(tensor: gs.Tensor) -> tuple[Dim, ...] | None:
-    if len(tensor.inputs) == 1 and tensor.inputs[0].op == "Constant":
-        value = tensor.inputs[0].attrs.get("value")
-        if isinstance(value, gs.Constant):
-            return tuple(value.shape)
-    shape = tensor.shape
+    shape = constant_shape(tensor)
+    if shape is None:
+        shape = tensor.shape
     return None if shape is None else tuple(shape)
 
 

@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING
 import onnx_graphsurgeon as gs
 
 from converter import model_file
+from converter.constants import Workshop
 from converter.conv3d import ConstantWeight, Conv3D, Unread, find_conv3d
 from converter.errors import UserError
+from converter.layout import make_frame_major
+from converter.layout_view import View
 from converter.model_file import ExternalData, Model, PendingOutput
 from converter.opset import OpsetChange, retarget
 from converter.plan import AUTO, Plan, make_plan
 from converter.result import ConvertResult, GraphSummary, summarize
 from converter.rewrites import BY_NAME, KEEP
-from converter.rewrites.emit import Emitter, Workshop
+from converter.rewrites.emit import Emitter
 from converter.surgeon import (
     Surgery,
     close_model,
@@ -35,6 +38,7 @@ from converter.version import VERSION
 if TYPE_CHECKING:
     from converter.compare.validate import Validation
 
+NCTHW = "NCTHW"
 METADATA_PREFIX = "convert_vae."
 Notify = Callable[[str], None]
 
@@ -44,6 +48,7 @@ class Options:
     """How to convert. See `converter.convert` for what each field means."""
 
     strategy: str = AUTO
+    layout: bool = True
     pins: Mapping[str, str] = field(default_factory=dict)
     opset: int | None = None
     external_data: ExternalData = "auto"
@@ -88,7 +93,8 @@ def run(source: Path, output: Path | None, options: Options, notify: Notify) -> 
         return _write_unchanged(job, model)
     with clock.phase("rewrite"):
         _rewrite(prepared, model)
-        _write_metadata(model, prepared.plan, options, digest)
+        moved = _lay_out(model) if options.layout else {}
+        _write_metadata(model, prepared.plan, options, digest, moved)
         left = _conv3d_left(model)
     return _write(job, model, left)
 
@@ -132,6 +138,14 @@ def _rewrite(prepared: _Prepared, model: Model) -> None:
     close_model(prepared.surgery)
 
 
+def _lay_out(model: Model) -> dict[str, View]:
+    """Sink the transposes that the rewrites left around their subgraphs."""
+    surgery = open_model(model.proto)
+    report = make_frame_major(surgery, model.weights)
+    close_model(surgery)
+    return report.moved
+
+
 def _drop_what_only_it_used(conv: Conv3D, surgery: Surgery) -> None:
     """Remove the absorbed Pad and the nodes that made the old weights, if nothing reads them."""
     candidates: list[gs.Node] = []
@@ -152,7 +166,9 @@ def _conv3d_left(model: Model) -> int:
     return len(find_conv3d(list(surgery.graphs()), model.weights, surgery.opset))
 
 
-def _write_metadata(model: Model, plan: Plan, options: Options, digest: str) -> None:
+def _write_metadata(
+    model: Model, plan: Plan, options: Options, digest: str, moved: Mapping[str, View]
+) -> None:
     """Provenance (design contract 4): tool, options, plan, input digest, where each output is."""
     entries = {
         "version": VERSION,
@@ -161,12 +177,13 @@ def _write_metadata(model: Model, plan: Plan, options: Options, digest: str) -> 
                 "strategy": options.strategy,
                 "pins": dict(options.pins),
                 "opset": options.opset,
+                "layout": options.layout,
             }
         ),
         "plan": json.dumps(plan.to_json()),
         "input_sha256": digest,
         "outputs": json.dumps(
-            {e.output: {"tensor": e.output, "layout": "NCTHW"} for e in plan.entries}
+            {e.output: _whereabouts(e.output, moved.get(e.output)) for e in plan.entries}
         ),
     }
     kept = [p for p in model.proto.metadata_props if not p.key.startswith(METADATA_PREFIX)]
@@ -174,6 +191,14 @@ def _write_metadata(model: Model, plan: Plan, options: Options, digest: str) -> 
     model.proto.metadata_props.extend(kept)
     for key, value in entries.items():
         model.proto.metadata_props.add(key=METADATA_PREFIX + key, value=value)
+
+
+def _whereabouts(output: str, view: View | None) -> dict[str, str]:
+    """Which tensor holds a Conv3D's output now, and what its axes are."""
+    if view is None:
+        return {"tensor": output, "layout": NCTHW}
+    layout = "".join(NCTHW[view.axis_of(a)] for a in range(view.source_rank))
+    return {"tensor": view.source.name, "layout": layout}
 
 
 @dataclass

@@ -48,6 +48,12 @@ PHASES = {
     help="Another strategy for one node, or for all that a glob matches. Repeatable.",
 )
 @click.option(
+    "--layout/--no-layout",
+    default=True,
+    show_default=True,
+    help="Keep the tensors between rewritten Convs in frame-major layout.",
+)
+@click.option(
     "--opset",
     type=click.IntRange(min=1),
     help="The opset of the output. Default: keep up to 18, bring newer ones down to 18.",

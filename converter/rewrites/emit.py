@@ -6,78 +6,16 @@ Only operators whose form has not changed since opset 11 are used, Squeeze and U
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnx
-import onnx.helper
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from converter.conv3d import ConstantWeight, Conv3D, RuntimeWeight, constant_values
-from converter.surgeon import Surgery
-from converter.weights import Computed, WeightTable
+from converter.constants import Array, Workshop
+from converter.conv3d import ConstantWeight, Conv3D, RuntimeWeight
 
-Array = npt.NDArray[Any]
 END = np.iinfo(np.int64).max
 """As the end of a Slice: to the last element, whatever the size."""
-
-
-@dataclass
-class Workshop:
-    """What the rewrites of one model share: its names, its weights, and constants made so far."""
-
-    surgery: Surgery
-    weights: WeightTable
-    constants: dict[tuple[str, ...], gs.Constant] = field(default_factory=dict)
-
-    def ints(self, values: Sequence[int]) -> gs.Constant:
-        """A 1-D int64 constant; equal ones are shared."""
-        key = ("ints", *map(str, values))
-        if key not in self.constants:
-            name = self.surgery.unique_name("_".join(["ints", *map(str, values)]))
-            self.constants[key] = gs.Constant(name, np.array(values, np.int64))
-        return self.constants[key]
-
-    def table(self, rows: Sequence[Sequence[int]]) -> gs.Constant:
-        """A 2-D int64 constant; equal ones are shared."""
-        key = ("table", *(",".join(map(str, row)) for row in rows))
-        if key not in self.constants:
-            name = self.surgery.unique_name("table_of_pads")
-            self.constants[key] = gs.Constant(name, np.array(rows, np.int64))
-        return self.constants[key]
-
-    def weight(
-        self,
-        root: gs.Tensor,
-        form: str,
-        shape: Sequence[int],
-        relay: Callable[[Array], Array],
-    ) -> gs.Constant:
-        """A new initializer `relay(root)` of `shape`, computed when the file is written.
-
-        Convs that share `root` and ask for the same `form` share the result.
-        """
-        key = ("weight", str(id(root)), form)
-        if key not in self.constants:
-            values = root if isinstance(root, gs.Constant) else root.inputs[0].attrs["value"]
-            source = values._values
-            tensor = onnx.TensorProto(
-                name=self.surgery.unique_name(f"{root.name}.{form}"),
-                data_type=_onnx_type(source.dtype),
-                dims=list(shape),
-            )
-
-            def compute() -> Array:
-                loaded = constant_values(values, self.weights)
-                assert loaded is not None
-                return np.ascontiguousarray(relay(loaded))
-
-            self.weights.put(tensor, Computed(compute))
-            self.constants[key] = gs.Constant(tensor.name, LazyValues(tensor))
-        return self.constants[key]
 
 
 class Emitter:
@@ -163,7 +101,7 @@ class Emitter:
         source = self.conv.weight
         assert isinstance(source, ConstantWeight)
         assert all(d is not None for d in shape)
-        tensor = self.shop.weight(source.root, form, [d for d in shape if d is not None], relay)
+        tensor = self.shop.derived(source.root, form, [d for d in shape if d is not None], relay)
         for link in source.chain:
             attributes = dict(link.attrs)
             if attributes.get("axis", 0) < 0:  # Channel axis 0, counted from the end of rank 5.
@@ -177,9 +115,3 @@ class Emitter:
         """The weights of a Conv that computes them at run time."""
         assert isinstance(self.conv.weight, RuntimeWeight)
         return self.conv.weight.tensor
-
-
-def _onnx_type(dtype: Any) -> int:
-    if isinstance(dtype, int):
-        return dtype
-    return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from converter.conv3d import AutoPad, Conv3D, Dim
@@ -124,7 +125,8 @@ def _pads_at_run_time(emit: Emitter, pads: AutoPad, rank: int, t_axis: int) -> g
     """Look the padding up by T modulo the stride, on which alone it depends."""
     conv = emit.conv
     table = pads.table(conv.kernel[0], conv.stride[0], conv.dilation[0])
-    rows = emit.shop.table([_pad_vector(pair, rank, t_axis) for pair in table])
+    vectors = np.array([_pad_vector(pair, rank, t_axis) for pair in table], np.int64)
+    rows = emit.shop.array(vectors, "pads_by_remainder")
     size = emit.dims(conv.x, 2, 3, "frames")
     remainder = emit.node("Mod", [size, emit.shop.ints([conv.stride[0]])], "remainder")
     row = emit.node("Gather", [rows, remainder], "pads_row", axis=0)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 
+from converter.constants import Array
 from converter.conv3d import AutoPad, ConstantWeight, Conv3D, Refusal
-from converter.rewrites.emit import Array, Emitter
+from converter.rewrites.emit import Emitter
 
 NAME = "temporal"
 

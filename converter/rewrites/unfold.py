@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from converter.constants import Array
 from converter.conv3d import ConstantWeight, Conv3D, Refusal
 from converter.rewrites import frames
-from converter.rewrites.emit import Array, Emitter
+from converter.rewrites.emit import Emitter
 
 NAME = "unfold"
 
