@@ -157,8 +157,8 @@ def read_conv3d(
         1. The rank is known, from the weights, `kernel_shape` or the input's shape.
         2. No attribute is a reference to a function's attribute.
         3. The kernel's three sizes are known, and `kernel_shape` agrees with the weights.
-        4. `group` divides the output channels.
-        5. Pads are not negative.
+        4. Strides and dilations are three positive numbers, pads six that are not negative.
+        5. `group` divides the output channels.
     """
 
     def refuse(reason: str) -> Unread:
@@ -194,13 +194,15 @@ def read_conv3d(
         return refuse(f"kernel_shape {kernel} contradicts weights of shape {w_shape}")
     weight_shape = (*weight_shape[:2], *kernel)
     group = int(node.attrs.get("group", 1))
-    if weight_shape[0] is not None and (group < 1 or weight_shape[0] % group):
+    if group < 1 or (weight_shape[0] is not None and weight_shape[0] % group):
         return refuse(f"{weight_shape[0]} output channels do not divide into {group} groups")
 
+    for key, count, least in (("strides", 3, 1), ("dilations", 3, 1), ("pads", 6, 0)):
+        values = node.attrs.get(key) or [least] * count
+        if len(values) != count or min(values) < least:
+            return refuse(f"its {key} are {list(values)}, not {count} numbers from {least} up")
     stride, dilation = _triple(node, "strides"), _triple(node, "dilations")
     begin, end = _explicit_pads(node)
-    if min(*begin, *end) < 0:
-        return refuse("it has negative pads")
     mode = str(node.attrs.get("auto_pad", "NOTSET"))
     if mode not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
         return refuse(f"auto_pad {mode!r} is not an ONNX value")
@@ -304,6 +306,8 @@ def _absorbable_pad(
         if given is None:
             return None
         axes = given % (SPATIAL + 2)
+    if pads.size != 2 * axes.size:
+        return None
     begin, end = np.zeros(5, np.int64), np.zeros(5, np.int64)
     begin[axes], end[axes] = np.split(pads, 2)
     if begin.min() < 0 or end.min() < 0 or begin[:2].any() or end[:2].any():

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
 
-from converter import model_file
+from converter import model_file, output_files
 from converter.constants import Workshop
 from converter.conv3d import ConstantWeight, Conv3D, Unread, find_conv3d
 from converter.errors import UserError
 from converter.layout import make_frame_major
 from converter.layout_view import View
-from converter.model_file import ExternalData, Model, PendingOutput
+from converter.model_file import ExternalData, Model
 from converter.opset import OpsetChange, retarget
+from converter.output_files import PendingOutput
 from converter.plan import AUTO, Plan, make_plan
 from converter.result import ConvertResult, GraphSummary, summarize
 from converter.rewrites import BY_NAME, KEEP
@@ -70,7 +71,7 @@ def run(source: Path, output: Path | None, options: Options, notify: Notify) -> 
     """
     clock = _Clock(notify)
     if output is not None and not options.dry_run:
-        model_file.refuse_to_replace(output, options.overwrite)
+        output_files.refuse_to_replace(output, options.overwrite)
     with clock.phase("load"):
         model = model_file.load(source)
         digest = model_file.digest(model)
@@ -153,10 +154,11 @@ def _drop_what_only_it_used(conv: Conv3D, surgery: Surgery) -> None:
         candidates = [*reversed(conv.weight.chain), *conv.weight.root.inputs]
     if conv.absorbed_pad is not None:
         candidates.append(conv.absorbed_pad)
+    outputs = {t.name for graph in surgery.graphs() for t in graph.outputs}
     for node in candidates:
         for graph in surgery.graphs():
             if any(node is other for other in graph.nodes):
-                drop_unused(graph, node, {t.name for t in graph.outputs})
+                drop_unused(graph, node, outputs)
                 break
 
 
@@ -236,7 +238,7 @@ class _Job:
 
 def _write_unchanged(job: _Job, model: Model) -> ConvertResult:
     assert job.output is not None
-    with job.clock.phase("save"), model_file.pending_output(job.output) as pending:
+    with job.clock.phase("save"), output_files.pending_output(job.output, job.source) as pending:
         if model.external_files:
             pending.write(model, external=True)
         else:
@@ -250,7 +252,7 @@ def _write(job: _Job, model: Model, conv3d_left: int) -> ConvertResult:
     assert job.output is not None
     options = job.options
     external = model_file.wants_external(model, options.external_data)
-    with model_file.pending_output(job.output) as pending:
+    with output_files.pending_output(job.output, job.source) as pending:
         with job.clock.phase("save"):
             pending.write(model, external)
             model_file.check(model.proto, "the converted graph")

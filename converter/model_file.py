@@ -1,7 +1,6 @@
-"""Load and save ONNX files: external data, the 2 GB limit of protobuf, atomic writes.
+"""Load and save ONNX files: external data, and the 2 GB limit of protobuf.
 
-Neither direction ever holds all the weights in memory, and nothing is left half written: the new
-files are made in a temporary folder beside the output and renamed into place.
+Neither direction ever holds all the weights in memory.
 """
 
 from __future__ import annotations
@@ -9,16 +8,13 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import onnx
 import onnx.checker
+import onnx.numpy_helper
 from google.protobuf.message import DecodeError
 
 from converter import wire
@@ -28,7 +24,6 @@ from converter.weights import (
     InFile,
     InMemory,
     WeightTable,
-    graph_tensors,
     tensor_bytes,
     tensors,
 )
@@ -62,9 +57,11 @@ def load(path: Path) -> Model:
         UserError: not there, empty, truncated, not ONNX, not a valid graph, or its external data
             is missing, too short, or outside the model's own folder.
     """
-    proto, spans = _parse(path)
+    proto, spans = parse(path)
     table = WeightTable()
     files: dict[Path, None] = {}
+    for tensor in tensors(proto):
+        _check_type(path, tensor)
     for tensor, span in zip(proto.graph.initializer, spans, strict=True):
         if span is not None:
             _check_size(path, tensor, span[1])
@@ -79,9 +76,12 @@ def load(path: Path) -> Model:
                 _make_inline(tensor, source)
             else:
                 table.put(tensor, source)
-        elif tensor_bytes(tensor) >= BULKY_BYTES and tensor.HasField("raw_data"):
+        elif tensor.HasField("raw_data"):
             _check_size(path, tensor, len(tensor.raw_data))
-            table.put(tensor, InMemory(tensor.raw_data))
+            if tensor_bytes(tensor) >= BULKY_BYTES:
+                table.put(tensor, InMemory(tensor.raw_data))
+        else:
+            _check_values(path, tensor)
     # Clearing a field does not give its memory back; copying what is left does.
     skeleton = onnx.ModelProto()
     skeleton.CopyFrom(proto)
@@ -140,57 +140,7 @@ def wants_external(model: Model, external_data: ExternalData) -> bool:
     return bool(model.external_files) or size > AUTO_EXTERNAL_BYTES
 
 
-def refuse_to_replace(output: Path, overwrite: bool) -> None:
-    """Raise `UserError` if writing `output` is impossible or would replace something unasked."""
-    if not output.parent.is_dir():
-        raise UserError(f"the folder of {output} does not exist.")
-    if output.is_dir():
-        raise UserError(f"{output} is a folder; name a file.")
-    if output.exists() and not overwrite:
-        raise UserError(f"{output} exists; give --overwrite to replace it.")
-
-
-class PendingOutput:
-    """A model written beside its destination, there for checking, not yet in place."""
-
-    def __init__(self, folder: Path, output: Path, data_name: str) -> None:
-        self.output = output
-        self.model_path = folder / output.name
-        self.data_path = folder / data_name
-
-    def write(self, model: Model, external: bool) -> None:
-        """Write the skeleton with its weights, one weight at a time, and flush to the disk."""
-        _write(model, self.model_path, self.data_path if external else None)
-
-    def file_bytes(self) -> int:
-        """Bytes of what was written."""
-        return sum(p.stat().st_size for p in (self.model_path, self.data_path) if p.exists())
-
-    def commit(self) -> None:
-        """Rename the files into place: the data first, so that the model never lacks it."""
-        previous = _own_data_files(self.output)
-        if self.data_path.exists():
-            os.replace(self.data_path, self.output.parent / self.data_path.name)
-        os.replace(self.model_path, self.output)
-        for path in previous:
-            path.unlink(missing_ok=True)
-
-
-@contextmanager
-def pending_output(output: Path) -> Iterator[PendingOutput]:
-    """A place to write the files of `output`; whatever is not committed is removed again.
-
-    Raises:
-        OSError: the folder cannot be written, or the disk is full.
-    """
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        yield PendingOutput(folder, output, _free_data_name(output))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _parse(path: Path) -> tuple[onnx.ModelProto, list[wire.Span | None]]:
+def parse(path: Path) -> tuple[onnx.ModelProto, list[wire.Span | None]]:
     """Parse a model file, less the bulky data of its initializers, whose places are returned."""
     if not path.exists():
         raise UserError(f"{path} does not exist.")
@@ -202,24 +152,40 @@ def _parse(path: Path) -> tuple[onnx.ModelProto, list[wire.Span | None]]:
     if size > PROTOBUF_LIMIT:
         raise UserError(f"{path} is over 2 GB, more than an ONNX file can hold: not ONNX?")
     proto = onnx.ModelProto()
-    with (
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-        memoryview(mapped) as view,
-    ):
-        try:
-            skeleton, spans = wire.split(view, BULKY_BYTES)
-            proto.ParseFromString(skeleton)
-        except (wire.WireError, DecodeError):
-            # Nothing may refer to the view when it closes, so the cause is not chained.
-            skeleton = None
-    if skeleton is None:
-        raise UserError(f"{path} is not an ONNX file, or is truncated.")
+    with path.open("rb") as file:
+        # Never closed: an exception on its way, Ctrl-C too, still holds slices of it.
+        mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    try:
+        skeleton, spans = wire.split(mapped, BULKY_BYTES)
+        proto.ParseFromString(skeleton)
+    except (wire.WireError, DecodeError) as error:
+        raise UserError(f"{path} is not an ONNX file, or is truncated.") from error
     if not proto.HasField("graph") or proto.ir_version < 1:
         raise UserError(f"{path} is not an ONNX file: it holds no graph.")
     if not any(i.domain in ("", "ai.onnx") for i in proto.opset_import):
         raise UserError(f"{path} does not say which ONNX opset it uses.")
     return proto, spans
+
+
+def _check_type(path: Path, tensor: onnx.TensorProto) -> None:
+    where = f"{path}: tensor {tensor.name!r}"
+    if tensor.data_type not in onnx.TensorProto.DataType.values():
+        raise UserError(f"{where} has the type {tensor.data_type}, which ONNX does not know.")
+    if any(dim < 0 for dim in tensor.dims):
+        raise UserError(f"{where} has a negative size: {list(tensor.dims)}.")
+
+
+def _check_values(path: Path, tensor: onnx.TensorProto) -> None:
+    """Values that lie in a typed field: as many as the shape says."""
+    if tensor.data_type == onnx.TensorProto.UNDEFINED:
+        return  # The checker says so.
+    try:
+        onnx.numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: tensor {tensor.name!r} does not hold the values that its shape "
+            f"{list(tensor.dims)} and type need."
+        ) from error
 
 
 def _check_size(path: Path, tensor: onnx.TensorProto, size: int) -> None:
@@ -237,9 +203,11 @@ def _external_source(path: Path, tensor: onnx.TensorProto) -> InFile:
     file = path.parent / location
     # A model in a content-addressed cache is a link, and so is its data: both targets count.
     folders = (path.parent.resolve(), path.resolve().parent)
-    inside = any(file.resolve().is_relative_to(folder) for folder in folders)
+    inside = "\0" not in str(location) and any(
+        file.resolve().is_relative_to(folder) for folder in folders
+    )
     if location.is_absolute() or ".." in location.parts or not inside:
-        raise UserError(f"{where} points outside the model's folder ({location}); refused.")
+        raise UserError(f"{where} points outside the model's folder ({str(location)!r}); refused.")
     if not file.is_file():
         raise UserError(f"{where} is missing: {file} does not exist.")
     try:
@@ -264,7 +232,14 @@ def _make_inline(tensor: onnx.TensorProto, source: InFile) -> None:
     tensor.raw_data = source.read()
 
 
-def _write(model: Model, model_path: Path, data_path: Path | None) -> None:
+def write(model: Model, model_path: Path, data_path: Path | None) -> None:
+    """Write the skeleton with its weights, one weight at a time, and flush to the disk.
+
+    Args:
+        model: The model; its weights are read where they are.
+        model_path: The file to write, not one that the weights are read from.
+        data_path: The file for the external data, if there shall be any; made if it is needed.
+    """
     table = model.weights
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
@@ -275,21 +250,21 @@ def _write(model: Model, model_path: Path, data_path: Path | None) -> None:
         if table.holds(tensor):
             tensor.raw_data = table.read(tensor)
             _forget_location(tensor)
-    if data_path is not None:
+    if data_path is not None and bulky:
         with data_path.open("wb") as data_file:
             proto.graph.initializer.extend(_append(data_file, table, t) for t in bulky)
             os.fsync(data_file.fileno())
         bulky = []
-    inline = []
-    for tensor in bulky:
-        bare = onnx.TensorProto()
-        bare.CopyFrom(tensor)
-        _forget_location(bare)
-        inline.append(bare)
-    data = {t.name: t for t in bulky}
     with model_path.open("wb") as file:
-        wire.write_model(file, proto, inline, tensor_bytes, lambda t: table.read(data[t.name]))
+        wire.write_model(file, proto, [_inline(table, token) for token in bulky])
         os.fsync(file.fileno())
+
+
+def _inline(table: WeightTable, token: onnx.TensorProto) -> wire.Bulky:
+    bare = onnx.TensorProto()
+    bare.CopyFrom(token)
+    _forget_location(bare)
+    return wire.Bulky(bare, tensor_bytes(bare), lambda: table.read(token))
 
 
 def _append(file: BinaryIO, table: WeightTable, token: onnx.TensorProto) -> onnx.TensorProto:
@@ -314,29 +289,3 @@ def _append(file: BinaryIO, table: WeightTable, token: onnx.TensorProto) -> onnx
 def _forget_location(tensor: onnx.TensorProto) -> None:
     del tensor.external_data[:]
     tensor.ClearField("data_location")
-
-
-def _free_data_name(output: Path) -> str:
-    """A name for the external data that no file has: an old model keeps its data until replaced."""
-    name, number = f"{output.name}.data", 1
-    while (output.parent / name).exists():
-        name, number = f"{output.name}.{number}.data", number + 1
-    return name
-
-
-def _own_data_files(output: Path) -> list[Path]:
-    """External-data files of the model at `output` that carry its name, so are its alone."""
-    if not output.is_file():
-        return []
-    try:
-        old = onnx.load(str(output), load_external_data=False)
-    except DecodeError:
-        return []
-    names = {
-        entry.value
-        for tensor in graph_tensors(old.graph)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    own = {n for n in names if n.startswith(f"{output.name}.") and n.endswith(".data")}
-    return [output.parent / name for name in own]

@@ -85,8 +85,12 @@ def close_model(surgery: Surgery) -> None:
     Initializers that nothing uses any more are dropped; new ones join the main graph.
     """
     known = {t.name for t in _all_initializers(surgery.proto.graph)}
+    before = {
+        name for node in walk(surgery.proto.graph.node) for name in (*node.input, *node.output)
+    }
     used: dict[str, gs.Tensor] = {}
-    _write_back(surgery.graph, surgery.proto.graph, used)
+    _write_nodes(surgery.graph, surgery.proto.graph, used)
+    _forget(surgery.proto.graph, before - used.keys())
     for name, tensor in used.items():
         if isinstance(tensor, gs.Constant) and name not in known:
             surgery.proto.graph.initializer.append(OnnxExporter.export_tensor_proto(tensor))
@@ -167,7 +171,8 @@ def _all_initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 def _attach(graph: gs.Graph, proto: onnx.GraphProto, names: set[str]) -> None:
     """Remember each node's protobuf, and collect every name in use."""
-    names.update(t.name for t in (*proto.input, *proto.output, *proto.initializer))
+    described = (*proto.input, *proto.output, *proto.initializer, *proto.value_info)
+    names.update(t.name for t in described)
     for node, origin in zip(graph.nodes, proto.node, strict=True):
         node.origin = origin
         names.update((origin.name, *origin.input, *origin.output))
@@ -176,7 +181,7 @@ def _attach(graph: gs.Graph, proto: onnx.GraphProto, names: set[str]) -> None:
                 _attach(node.attrs[attribute.name], attribute.g, names)
 
 
-def _write_back(graph: gs.Graph, proto: onnx.GraphProto, used: dict[str, gs.Tensor]) -> None:
+def _write_nodes(graph: gs.Graph, proto: onnx.GraphProto, used: dict[str, gs.Tensor]) -> None:
     nodes = []
     for node in graph.nodes:
         used.update((t.name, t) for t in (*node.inputs, *node.outputs))
@@ -184,16 +189,24 @@ def _write_back(graph: gs.Graph, proto: onnx.GraphProto, used: dict[str, gs.Tens
     del proto.node[:]
     proto.node.extend(nodes)
     used.update((t.name, t) for t in graph.outputs)
-    interface = {t.name for t in (*proto.input, *proto.output)}
-    initializers = [t for t in proto.initializer if t.name in used or t.name in interface]
-    value_info = [v for v in proto.value_info if v.name in used]
-    del proto.initializer[:]
-    proto.initializer.extend(initializers)
-    annotations = [q for q in proto.quantization_annotation if q.tensor_name in used]
-    del proto.value_info[:]
-    proto.value_info.extend(value_info)
-    del proto.quantization_annotation[:]
-    proto.quantization_annotation.extend(annotations)
+
+
+def _forget(proto: onnx.GraphProto, gone: set[str]) -> None:
+    """Drop what a graph says of tensors that are gone; what no node ever used stays."""
+    gone = gone - {t.name for t in (*proto.input, *proto.output)}
+    for listed, name in (
+        (proto.initializer, "name"),
+        (proto.value_info, "name"),
+        (proto.quantization_annotation, "tensor_name"),
+    ):
+        kept = [item for item in listed if getattr(item, name) not in gone]
+        if len(kept) < len(listed):
+            del listed[:]
+            listed.extend(kept)
+    for node in proto.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _forget(attribute.g, gone)
 
 
 def _node_proto(node: gs.Node, used: dict[str, gs.Tensor]) -> onnx.NodeProto:
@@ -207,5 +220,5 @@ def _node_proto(node: gs.Node, used: dict[str, gs.Tensor]) -> onnx.NodeProto:
     proto.output[:] = [t.name for t in node.outputs]
     for attribute in proto.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
-            _write_back(node.attrs[attribute.name], attribute.g, used)
+            _write_nodes(node.attrs[attribute.name], attribute.g, used)
     return proto

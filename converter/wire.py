@@ -10,6 +10,7 @@ Source: Protocol Buffers Documentation, "Encoding"; field numbers from onnx.prot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import onnx
@@ -27,6 +28,21 @@ Span = tuple[int, int]
 
 class WireError(ValueError):
     """The bytes are not a protobuf message, or end too early."""
+
+
+@dataclass(frozen=True)
+class Bulky:
+    """An initializer that is written apart from its model.
+
+    Attributes:
+        tensor: Name, dims, type and the like, without data.
+        size: Bytes of its raw data.
+        read: Returns the raw data.
+    """
+
+    tensor: onnx.TensorProto
+    size: int
+    read: Callable[[], bytes]
 
 
 def split(view: memoryview, threshold: int) -> tuple[bytes, list[Span | None]]:
@@ -51,50 +67,38 @@ def split(view: memoryview, threshold: int) -> tuple[bytes, list[Span | None]]:
         return _rebuild(field, start, tensor_field)
 
     def tensor_field(number: int, field: memoryview, start: int) -> bytes | None:
-        if number != TENSOR_RAW_DATA or len(field) < threshold:
+        if number != TENSOR_RAW_DATA:
             return None
-        spans[-1] = (start, len(field))
-        return b""
+        # Of a field that occurs twice the last one counts, so what came before is forgotten.
+        bulky = len(field) >= threshold
+        spans[-1] = (start, len(field)) if bulky else None
+        return b"" if bulky else None
 
     return _rebuild(view, 0, model_field), spans
 
 
-def write_model(
-    file: BinaryIO,
-    skeleton: onnx.ModelProto,
-    bulky: Sequence[onnx.TensorProto],
-    raw_size: Callable[[onnx.TensorProto], int],
-    raw_data: Callable[[onnx.TensorProto], bytes],
-) -> None:
-    """Write `skeleton` with the `bulky` initializers added to its main graph, one at a time.
-
-    Args:
-        file: Opened for writing.
-        skeleton: A model without these initializers.
-        bulky: Tensors without data: name, dims, type.
-        raw_size: Bytes of a tensor's raw data.
-        raw_data: The raw data of a tensor.
-    """
+def write_model(file: BinaryIO, skeleton: onnx.ModelProto, initializers: Sequence[Bulky]) -> None:
+    """Write `skeleton` with `initializers` added to its main graph, reading one at a time."""
     head = onnx.ModelProto()
     head.CopyFrom(skeleton)
     head.ClearField("graph")
     graph = skeleton.graph.SerializeToString()
-    frames = [_tensor_frame(tensor, raw_size(tensor)) for tensor in bulky]
-    length = len(graph) + sum(
-        len(frame) + raw_size(tensor) for frame, tensor in zip(frames, bulky, strict=True)
-    )
+    frames = [_tensor_frame(bulky) for bulky in initializers]
+    length = len(graph) + sum(map(len, frames)) + sum(bulky.size for bulky in initializers)
     file.write(head.SerializeToString())
     file.write(_tag(MODEL_GRAPH) + _varint(length))
     file.write(graph)
-    for frame, tensor in zip(frames, bulky, strict=True):
+    for frame, bulky in zip(frames, initializers, strict=True):
+        data = bulky.read()
+        assert len(data) == bulky.size, f"{bulky.tensor.name} has not the size that was announced"
         file.write(frame)
-        file.write(raw_data(tensor))
+        file.write(data)
 
 
-def _tensor_frame(tensor: onnx.TensorProto, size: int) -> bytes:
+def _tensor_frame(bulky: Bulky) -> bytes:
     """All of an initializer field but the data itself, which comes last."""
-    body: bytes = tensor.SerializeToString() + _tag(TENSOR_RAW_DATA) + _varint(size)
-    return _tag(GRAPH_INITIALIZER) + _varint(len(body) + size) + body
+    body: bytes = bulky.tensor.SerializeToString() + _tag(TENSOR_RAW_DATA) + _varint(bulky.size)
+    return _tag(GRAPH_INITIALIZER) + _varint(len(body) + bulky.size) + body
 
 
 def _rebuild(
@@ -103,7 +107,7 @@ def _rebuild(
     """Copy a message, with the length-delimited fields that `replace` answers for replaced.
 
     `replace` gets a field's number, its payload and the payload's offset in the file; None keeps
-    the field as it is, and b"" drops it.
+    the field as it is.
     """
     pieces: list[bytes | memoryview] = []
     for number, wire_type, start, payload, end in _fields(view):
@@ -114,7 +118,7 @@ def _rebuild(
         )
         if new is None:
             pieces.append(view[start:end])
-        elif new:
+        else:
             pieces += [_tag(number), _varint(len(new)), new]
     return b"".join(pieces)
 
