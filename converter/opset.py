@@ -16,6 +16,7 @@ import onnx
 import onnx.defs
 import onnx.helper
 
+from converter.errors import UserError
 from converter.surgeon import infer_shapes, walk
 
 TARGET_OPSET = 18
@@ -54,7 +55,15 @@ def retarget(proto: onnx.ModelProto, wanted: int | None) -> OpsetChange:
 
     Returns:
         The change; with `blockers` (a sentence each) the model was left as it was.
+
+    Raises:
+        UserError: `wanted` is newer than the installed onnx knows.
     """
+    newest = onnx.defs.onnx_opset_version()
+    if wanted is not None and wanted > newest:
+        raise UserError(
+            f"opset {wanted} is not known here: onnx {onnx.__version__} ends at {newest}."
+        )
     before = _default_import(proto.opset_import).version
     target = min(before, TARGET_OPSET) if wanted is None else wanted
     if target == before:
@@ -69,6 +78,8 @@ def retarget(proto: onnx.ModelProto, wanted: int | None) -> OpsetChange:
         _default_import(imports).version = target
     if target <= TARGET_OPSET:
         proto.ir_version = min(proto.ir_version, TARGET_IR_VERSION)
+    needed = onnx.helper.find_min_ir_version_for(proto.opset_import, ignore_unknown=True)
+    proto.ir_version = max(proto.ir_version, needed)
     return OpsetChange(before, target)
 
 
@@ -113,11 +124,11 @@ def _signature_blocker(
         return f"takes other inputs at opset {new.since_version}"
     if not new.min_output <= len(node.output) <= new.max_output:
         return f"has other outputs at opset {new.since_version}"
-    required = [
-        p for p in new.inputs if p.option == onnx.defs.OpSchema.FormalParameterOption.Single
-    ]
-    if len(node.input) < len(required):
-        return f"needs {len(required)} inputs at opset {new.since_version}"
+    single = onnx.defs.OpSchema.FormalParameterOption.Single
+    for index, parameter in enumerate(new.inputs):
+        given = index < len(node.input) and node.input[index]
+        if parameter.option == single and not given:
+            return f"needs the input {parameter.name!r} at opset {new.since_version}"
     for old_input, new_input, name in zip(old.inputs, new.inputs, node.input, strict=False):
         if name and old_input.name.lower() != new_input.name.lower():
             return f"takes {new_input.name!r} in place of {old_input.name!r}"
@@ -243,6 +254,7 @@ def _truthy(name: str) -> Callable[[dict[str, object]], bool]:
 MEANING_CHANGED: dict[str, tuple[tuple[int, Callable[[dict[str, object]], bool], str], ...]] = {
     "AveragePool": ((19, _truthy("ceil_mode"), "rounds up otherwise since opset 19"),),
     "BatchNormalization": ((14, _always, "has other outputs since opset 14"),),
+    "DFT": ((20, _always, "takes its axis otherwise since opset 20"),),
     "GridSample": ((20, _always, "names its modes otherwise since opset 20"),),
     "GroupNormalization": ((21, _always, "scales per channel since opset 21"),),
     "Hardmax": ((13, _always, "treats its axis otherwise since opset 13"),),

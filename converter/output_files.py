@@ -82,6 +82,14 @@ def pending_output(output: Path, source: Path | None = None) -> Iterator[Pending
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all; raises `OSError`."""
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        pending = Path(folder) / path.name
+        pending.write_text(text, encoding="utf-8")
+        os.replace(pending, path)
+
+
 def _free_data_name(output: Path) -> str:
     """A name for the external data that no file has: an old model keeps its data until replaced."""
     name, number = f"{output.name}.data", 1
@@ -107,7 +115,7 @@ def _orphans(output: Path, source: Path | None) -> set[Path]:
     if orphans:
         others = {*output.parent.glob("*.onnx"), *([source] if source else [])}
         for other in others:
-            if not other.samefile(output):
+            if other.resolve() != output.resolve():
                 orphans -= _data_files(other)
     return orphans
 

@@ -88,15 +88,11 @@ def make_plan(
     entries = []
     for item, name in zip(found, names, strict=True):
         pinned = [chosen for pattern, chosen in pins.items() if _matches(name, pattern)]
+        wanted = pinned[-1] if pinned else strategy
         if isinstance(item, Unread):
-            refusal = item.refusal
-            entries.append(
-                PlanEntry(
-                    refusal.node, item.node.outputs[0].name, (), (), "", KEEP, refusal.reason, True
-                )
-            )
+            entries.append(_leave(item, wanted))
         else:
-            entries.append(_decide(item, pinned[-1] if pinned else strategy, bool(pinned)))
+            entries.append(_decide(item, wanted, bool(pinned)))
     return Plan(tuple(entries))
 
 
@@ -118,6 +114,19 @@ def read_pins(path: Path) -> dict[str, str]:
         return {_literal(entry["node"]): str(entry["strategy"]) for entry in data["conv3d"]}
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not a plan that convert-vae wrote.") from error
+
+
+def _leave(item: Unread, wanted: str) -> PlanEntry:
+    return PlanEntry(
+        node=item.refusal.node,
+        output=item.node.outputs[0].name,
+        x_shape=(),
+        w_shape=(),
+        attributes="",
+        strategy=KEEP,
+        reason=item.refusal.reason,
+        refused=wanted != KEEP,
+    )
 
 
 def _decide(conv: Conv3D, wanted: str, pinned: bool) -> PlanEntry:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import ParamSpec
 
 import click
@@ -15,6 +17,8 @@ EXIT_EQUAL = 0
 EXIT_DIFFERENT = 1
 EXIT_BAD_INPUT = 2
 
+CLICK_OWN = (click.ClickException, click.exceptions.Exit, click.Abort)
+
 P = ParamSpec("P")
 
 
@@ -22,17 +26,18 @@ def exit_codes(command: Callable[P, int]) -> Callable[P, None]:
     """Turn a command body that returns an exit code into one that exits with it.
 
     A `UserError` becomes one sentence on stderr and exit code 2; so do Ctrl-C, a full disk, a
-    folder that cannot be written, and exhausted memory. With `--debug` the traceback is shown too.
+    folder that cannot be written, exhausted memory, and a fault of the program itself (which must
+    not look like exit code 1). With `--debug` there is a traceback instead.
     """
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             sys.exit(command(*args, **kwargs))
-        except (UserError, OSError, MemoryError, KeyboardInterrupt) as error:
-            if kwargs.get("debug"):
+        except (Exception, KeyboardInterrupt) as error:
+            if kwargs.get("debug") or isinstance(error, CLICK_OWN):
                 raise
-            click.echo(f"error: {_sentence(error)}", err=True)
+            click.echo(f"error: {' '.join(_sentence(error).splitlines())}", err=True)
             sys.exit(EXIT_BAD_INPUT)
 
     return wrapper
@@ -46,18 +51,37 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{where}; nothing was written."
-    return str(error)
+    if isinstance(error, UserError):
+        return str(error)
+    kind = type(error).__name__
+    return f"internal error, please report it with what --debug shows: {kind}: {error}"
 
 
 def parse_pairs(option: str, values: Sequence[str]) -> dict[str, str]:
     """`NAME=VALUE` options as a dictionary; the last `=` divides, as names may hold one."""
-    pairs = {}
+    pairs: dict[str, str] = {}
     for value in values:
         name, equals, right = value.rpartition("=")
         if not (name and equals and right):
             raise UserError(f"{option} {value!r} is not of the form NAME=VALUE.")
+        pairs.pop(name, None)  # The order matters: a repeated name stands where it was said last.
         pairs[name] = right
     return pairs
+
+
+def merge_pins(plan: Mapping[str, str], pins: Mapping[str, str]) -> dict[str, str]:
+    """The pins of a plan, then those given by hand: of several that match, the last decides."""
+    return {name: plan[name] for name in plan if name not in pins} | dict(pins)
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Print within: if the reader of a pipe has gone, what was done and its exit code stay."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # rich turns the one into the other
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse_shapes(values: Sequence[str]) -> dict[str, tuple[int, ...]]:

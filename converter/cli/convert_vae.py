@@ -12,10 +12,19 @@ from typing import Any
 
 import click
 
-from converter.cli.common import EXIT_DIFFERENT, EXIT_EQUAL, exit_codes, parse_pairs, parse_shapes
+from converter.cli.common import (
+    EXIT_DIFFERENT,
+    EXIT_EQUAL,
+    exit_codes,
+    merge_pins,
+    parse_pairs,
+    parse_shapes,
+    reader_may_leave,
+)
 from converter.convert import Options, run
 from converter.errors import UserError
-from converter.plan import AUTO, read_pins
+from converter.output_files import refuse_to_replace, write_text
+from converter.plan import AUTO, Plan, read_pins
 from converter.report.terminal import console, print_plan, print_summary, print_verdict
 from converter.result import ConvertResult
 from converter.rewrites import BY_NAME, KEEP
@@ -76,7 +85,13 @@ PHASES = {
     metavar="NAME=1x16x3x8x8",
     help="The shape of an input in the validation, where it is dynamic. Repeatable.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the validation feed.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the validation feed.",
+)
 @click.option(
     "--provider",
     default="auto",
@@ -85,7 +100,7 @@ PHASES = {
 )
 @click.option("--keep-invalid", is_flag=True, help="Write OUTPUT even if the validation fails.")
 @click.option("--strict", is_flag=True, help="Fail rather than leave a Conv3D in the graph.")
-@click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it exists.")
+@click.option("--overwrite", is_flag=True, help="Replace OUTPUT, or the plan, if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the plan too, and what is going on.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but notes and errors.")
@@ -118,15 +133,32 @@ def main(
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s")
     if output is None and not options["dry_run"]:
         raise UserError("name an OUTPUT file, or give --dry-run.")
-    chosen = read_pins(plan_in) if plan_in else {}
-    chosen |= parse_pairs("--pin", pins)
+    if plan_out:
+        _check_plan_out(plan_out, input, output, options["overwrite"])
+    chosen = merge_pins(read_pins(plan_in) if plan_in else {}, parse_pairs("--pin", pins))
     request = Options(pins=chosen, shapes=parse_shapes(shapes), validate=not no_validate, **options)
     with _progress(quiet or as_json) as notify:
         result = run(input, output, request, notify)
     if plan_out:
-        plan_out.write_text(json.dumps(result.plan.to_json(), indent=2) + "\n", encoding="utf-8")
-    _show(result, as_json, verbose, quiet)
+        _save_plan(plan_out, result.plan)
+    with reader_may_leave():
+        _show(result, as_json, verbose, quiet)
     return EXIT_EQUAL if result.equal else EXIT_DIFFERENT
+
+
+def _check_plan_out(plan: Path, input: Path, output: Path | None, overwrite: bool) -> None:
+    if plan.resolve() in {p.resolve() for p in (input, output) if p is not None}:
+        raise UserError(f"--plan-out {plan} is the model itself; name another file.")
+    refuse_to_replace(plan, overwrite)
+
+
+def _save_plan(path: Path, plan: Plan) -> None:
+    try:
+        write_text(path, json.dumps(plan.to_json(), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"the plan could not be saved in {path} ({error.strerror}); all else was done."
+        ) from error
 
 
 def _show(result: ConvertResult, as_json: bool, verbose: bool, quiet: bool) -> None:
