@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from onnx import helper
+from onnx import TensorProto, helper
 
 from tests import oracle
 from tests.conv_case import Answer, ConvCase, Parts, Run, Trial, open_output, video_input
@@ -97,20 +97,27 @@ def chain(first: ConvCase, second: ConvCase) -> Trial:
     return Trial(parts.model(first.opset), (Run(parts.feed | {"x": x}, answers),))
 
 
-def unknown_weight_shape(case: ConvCase, *, rank_known: bool) -> Trial:
-    """Run-time weights of which the graph tells the rank at most."""
-    trial = single(replace(case, weights="graph_input"))
-    (declared,) = (value for value in trial.model.graph.input if value.name == "w")
-    declared.type.tensor_type.ClearField("shape")
-    if rank_known:
-        for _ in range(5):
-            declared.type.tensor_type.shape.dim.add()
-    return trial
-
-
-def unknown_rank(case: ConvCase) -> Trial:
-    """Nothing tells that the Conv is a Conv3D: no shape of x, of w, and no kernel_shape."""
-    trial = unknown_weight_shape(replace(case, states_kernel=False), rank_known=False)
-    (declared,) = (value for value in trial.model.graph.input if value.name == "x")
-    declared.type.tensor_type.ClearField("shape")
-    return trial
+def unknown_shape(case: ConvCase, *, of: str, rank_known: bool) -> Trial:
+    """A Reshape to a size that is fed hides the shape of "x", of "w" or of both ("xw")."""
+    trial = single(replace(case, weights="graph_input", head="input"))
+    graph = trial.model.graph
+    (conv,) = graph.node
+    fed = {}
+    for place, name in enumerate("xw"):
+        if name not in of:
+            continue
+        dims = [5] if rank_known else ["unknown"]
+        wanted = helper.make_tensor_value_info(f"shape_of_{name}", TensorProto.INT64, dims)
+        graph.input.append(wanted)
+        hide = helper.make_node("Reshape", [name, wanted.name], [f"hidden_{name}"])
+        graph.node.insert(0, hide)
+        conv.input[place] = hide.output[0]
+        fed[wanted.name] = name
+    runs = [
+        replace(
+            run,
+            feed={**run.feed, **{new: np.array(run.feed[old].shape) for new, old in fed.items()}},
+        )
+        for run in trial.runs
+    ]
+    return Trial(trial.model, tuple(runs))

@@ -12,11 +12,11 @@ from converter import convert
 from tests.conv_case import ConvCase, Trial
 from tests.execute import all_nodes, assert_right, conv3d_left
 
-# What moves or cuts tensors by numbers known beforehand; Shape, Gather, Range and arithmetic on
-# sizes are not among them.
+# What moves, cuts or joins tensors by numbers written in the graph. Arithmetic on sizes begins
+# with a Shape or a Size, which are not among them; a Gather alone can only reorder channels.
 STATIC_OPS = frozenset(
-    {"Add", "Concat", "Constant", "Conv", "Identity", "Pad", "Reshape", "Slice", "Split"}
-    | {"Squeeze", "Sum", "Transpose", "Unsqueeze"}
+    {"Add", "Concat", "Constant", "Conv", "Gather", "Identity", "Pad", "Reshape", "Slice"}
+    | {"Split", "Squeeze", "Sum", "Transpose", "Unsqueeze"}
 )
 
 

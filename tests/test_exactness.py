@@ -22,7 +22,8 @@ from tests.random_cases import conv_cases
 from tests.weight_sources import WEIGHT_SOURCES, lowest_opset
 
 STRATEGIES = ("auto", "unfold", "taps")
-KERNELS = {"full": (3, 3, 3), "even": (2, 4, 2), "pointwise": (1, 3, 3), "temporal": (3, 1, 1)}
+# One for each strategy that "auto" can choose.
+KERNELS = {"full": (2, 3, 3), "pointwise": (1, 3, 3), "temporal": (3, 1, 1)}
 SUBSETS = ["".join(axes) for n in range(5) for axes in itertools.combinations("NTHW", n)]
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
@@ -48,7 +49,7 @@ RANDOM = {
 }
 
 
-@settings(max_examples=600, derandomize=True, **RANDOM)
+@settings(max_examples=500, derandomize=True, **RANDOM)
 @given(case=conv_cases(), strategy=st.sampled_from(STRATEGIES))
 def test_random_graphs(folder, case, strategy):
     _random_graph_is_converted(folder, case, strategy)
@@ -63,14 +64,13 @@ def test_many_random_graphs(folder, case, strategy):
 
 @every_strategy
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-@pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("source", WEIGHT_SOURCES)
-def test_weight_sources(tmp_path, source, groups, kernel, strategy):
+def test_weight_sources(tmp_path, source, kernel, strategy):
     opset = max(18, lowest_opset(source))
     for integers in (True, False):
         case = ConvCase(
             weights=source,
-            groups=groups,
+            groups=2,
             in_per_group=3,
             kernel=kernel,
             opset=opset,
@@ -108,7 +108,7 @@ def test_types(tmp_path, dtype, kernel, strategy):
 
 
 @every_strategy
-@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+@pytest.mark.parametrize("kernel", [(2, 3, 3), (3, 1, 1)])
 @pytest.mark.parametrize("opset", range(11, NEWEST_OPSET + 1))
 def test_opsets(tmp_path, opset, kernel, strategy):
     for dynamic in ("", "NTHW"):
@@ -127,20 +127,20 @@ def test_ir_version_3(tmp_path, strategy):
 @pytest.mark.parametrize("dynamic", SUBSETS)
 def test_open_axes(tmp_path, dynamic, batch, kernel, strategy):
     """With a batch of 1 the new graph computes no sizes, whatever else is open."""
-    for strides, pads in (((1, 1, 1), (2, 1, 1, 0, 1, 1)), ((2, 2, 3), (1, 0, 2, 3, 1, 0))):
-        case = ConvCase(batch=batch, dynamic=dynamic, kernel=kernel, strides=strides, pads=pads)
-        trial = graphs.single(case)
-        converted, _ = assert_converted(trial, tmp_path, strategy)
-        if not needs_shape_arithmetic(case):
-            assert_no_shape_arithmetic(converted, trial)
+    pads = (1, 0, 2, 3, 1, 0)
+    case = ConvCase(batch=batch, dynamic=dynamic, kernel=kernel, strides=(2, 2, 3), pads=pads)
+    trial = graphs.single(case)
+    converted, _ = assert_converted(trial, tmp_path, strategy)
+    if not needs_shape_arithmetic(case):
+        assert_no_shape_arithmetic(converted, trial)
 
 
 @every_strategy
-@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-@pytest.mark.parametrize("dynamic", ["", "T", "HW", "THW", "NTHW"])
-@pytest.mark.parametrize("strides", [None, (1, 2, 3), (2, 1, 1), (3, 2, 2)])
-@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET"])
-def test_auto_pad(tmp_path, auto_pad, strides, dynamic, kernel, strategy):
+@pytest.mark.parametrize("kernel", [(2, 4, 2), (1, 3, 3), (4, 1, 1)])
+@pytest.mark.parametrize("dynamic", ["", "T", "HW", "NTHW"])
+@pytest.mark.parametrize("strides", [(1, 1, 1), (1, 2, 3), (2, 1, 2)])
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
+def test_auto_pad_same(tmp_path, auto_pad, strides, dynamic, kernel, strategy):
     for dilations, size in ((None, (5, 4, 7)), ((2, 1, 2), (6, 5, 7))):
         case = ConvCase(
             auto_pad=auto_pad,
@@ -154,6 +154,14 @@ def test_auto_pad(tmp_path, auto_pad, strides, dynamic, kernel, strategy):
         converted, _ = assert_converted(trial, tmp_path, strategy)
         if not needs_shape_arithmetic(case):
             assert_no_shape_arithmetic(converted, trial)
+
+
+@every_strategy
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+def test_auto_pad_valid_and_notset(tmp_path, kernel, strategy):
+    for auto_pad, pads in (("VALID", None), ("NOTSET", None), ("NOTSET", (2, 1, 0, 0, 1, 2))):
+        case = ConvCase(auto_pad=auto_pad, pads=pads, kernel=kernel, strides=(2, 1, 2))
+        assert_converted(graphs.single(case), tmp_path, strategy)
 
 
 @every_strategy
@@ -249,9 +257,9 @@ TEMPORAL = [
     ConvCase(kernel=(1, 1, 1)),
     ConvCase(kernel=(3, 1, 1), pads=(2, 0, 0, 0, 0, 0)),
     ConvCase(kernel=(4, 1, 1), strides=(2, 1, 1), pads=(3, 0, 0, 1, 0, 0)),
-    ConvCase(kernel=(3, 1, 1), strides=(1, 2, 3), pads=(1, 1, 2, 1, 0, 1)),
-    ConvCase(kernel=(2, 1, 1), dilations=(3, 2, 2), groups=2, strides=(1, 1, 2)),
-    ConvCase(kernel=(3, 1, 1), auto_pad="SAME_UPPER", strides=(2, 2, 1)),
+    ConvCase(kernel=(2, 1, 1), dilations=(3, 2, 2), groups=2),
+    ConvCase(kernel=(3, 1, 1), auto_pad="SAME_UPPER", strides=(2, 1, 1)),
+    ConvCase(kernel=(4, 1, 1), auto_pad="SAME_LOWER", dilations=(1, 2, 1)),
     ConvCase(kernel=(3, 1, 1), bias=False, in_per_group=1, groups=4),
 ]
 PINNED = [
@@ -261,11 +269,10 @@ PINNED = [
 
 
 @pytest.mark.parametrize(("strategy", "case"), PINNED)
-@pytest.mark.parametrize("dynamic", ["", "T", "HW", "THW", "NTHW"])
+@pytest.mark.parametrize("dynamic", ["", "THW", "NTHW"])
 @pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_pinned(tmp_path, strategy, case, dynamic, batch, dtype):
-    case = replace(case, dynamic=dynamic, batch=batch, dtype=dtype)
+def test_pinned(tmp_path, strategy, case, dynamic, batch):
+    case = replace(case, dynamic=dynamic, batch=batch)
     trial = graphs.single(case)
     converted, result = assert_converted(trial, tmp_path, "keep", {"conv": strategy})
     assert [entry.strategy for entry in result.plan.entries] == [strategy]
@@ -273,39 +280,46 @@ def test_pinned(tmp_path, strategy, case, dynamic, batch, dtype):
         assert_no_shape_arithmetic(converted, trial)
 
 
-@pytest.mark.parametrize(
-    ("strategy", "kernel"),
-    [
-        ("pointwise", (2, 3, 3)),
-        ("pointwise", (3, 1, 1)),
-        ("temporal", (3, 1, 2)),
-        ("temporal", (1, 3, 3)),
-        ("temporal", (3, 2, 1)),
-    ],
-)
-def test_a_pin_that_cannot_hold_is_refused(tmp_path, strategy, kernel):
-    trial = graphs.single(ConvCase(kernel=kernel))
+REFUSED = [
+    ("pointwise", ConvCase(kernel=(2, 3, 3))),
+    ("pointwise", ConvCase(kernel=(3, 1, 1))),
+    ("temporal", ConvCase(kernel=(3, 1, 2))),
+    ("temporal", ConvCase(kernel=(1, 3, 3))),
+    ("temporal", ConvCase(kernel=(3, 2, 1))),
+    # Legal, but no plain Conv2D over (T, H*W).
+    ("temporal", ConvCase(kernel=(3, 1, 1), strides=(1, 1, 2))),
+    ("temporal", ConvCase(kernel=(3, 1, 1), pads=(0, 0, 0, 0, 1, 0))),
+    ("temporal", ConvCase(kernel=(3, 1, 1), auto_pad="SAME_UPPER", strides=(1, 2, 1))),
+]
+
+
+@pytest.mark.parametrize(("strategy", "case"), REFUSED)
+def test_a_pin_that_cannot_hold_is_refused(tmp_path, strategy, case):
+    trial = graphs.single(case)
     converted, result = convert_model(trial.model, tmp_path, pins={"conv": strategy})
     (entry,) = result.plan.entries
     assert entry.refused
-    assert "conv" in entry.reason
-    assert result.conv3d_left == len(conv3d_left(converted))
+    assert (entry.node, entry.strategy) == ("conv", "keep")
+    assert entry.reason
+    assert result.conv3d_left == len(conv3d_left(converted)) == 1
     assert_right(converted, trial)
+
+
+@pytest.mark.parametrize("case", [case for _, case in REFUSED])
+def test_auto_takes_what_a_pin_cannot_have(tmp_path, case):
+    assert_converted(graphs.single(case), tmp_path)
 
 
 @every_strategy
 @pytest.mark.parametrize("rank_known", [True, False])
-def test_weights_of_unknown_shape_are_right_or_refused(tmp_path, rank_known, strategy):
-    trial = graphs.unknown_weight_shape(ConvCase(), rank_known=rank_known)
-    _assert_right_or_refused(trial, tmp_path, strategy)
-
-
-@every_strategy
-def test_unknown_rank_is_right_or_refused(tmp_path, strategy):
-    _assert_right_or_refused(graphs.unknown_rank(ConvCase()), tmp_path, strategy)
-
-
-def _assert_right_or_refused(trial, tmp_path, strategy):
+@pytest.mark.parametrize("states_kernel", [True, False])
+@pytest.mark.parametrize("of", ["x", "w", "xw"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_hidden_shapes_are_right_or_refused(
+    tmp_path, groups, of, states_kernel, rank_known, strategy
+):
+    case = ConvCase(states_kernel=states_kernel, groups=groups, pads=(2, 1, 1, 0, 1, 1))
+    trial = graphs.unknown_shape(case, of=of, rank_known=rank_known)
     converted, result = convert_model(trial.model, tmp_path, strategy)
     assert_right(converted, trial)
     (entry,) = result.plan.entries
@@ -315,7 +329,7 @@ def _assert_right_or_refused(trial, tmp_path, strategy):
 
 def test_the_longer_name_of_the_standard_domain(tmp_path):
     trial = graphs.single(ConvCase())
-    trial.model.graph.node[0].domain = "ai.onnx"
+    trial.model.opset_import[0].domain = "ai.onnx"
     assert_converted(trial, tmp_path)
 
 
