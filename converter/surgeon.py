@@ -67,6 +67,7 @@ def open_model(proto: onnx.ModelProto) -> Surgery:
     Returns:
         The open model, with shapes and types as ONNX's shape inference finds them.
     """
+    _unlist_constant_inputs(proto)
     inferred = infer_shapes(proto)
     runtime = {i.name for i in proto.graph.input}
     kept = [t for t in inferred.graph.initializer if t.name not in runtime]
@@ -94,8 +95,6 @@ def close_model(surgery: Surgery) -> None:
     for name, tensor in used.items():
         if isinstance(tensor, gs.Constant) and name not in known:
             surgery.proto.graph.initializer.append(OnnxExporter.export_tensor_proto(tensor))
-    if surgery.proto.ir_version < 4:  # Before IR 4 every initializer had to be an input too.
-        surgery.proto.ir_version = 4
 
 
 def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -143,11 +142,34 @@ def inline_functions_with_conv(proto: onnx.ModelProto) -> None:
         holds |= callers
     if not holds:
         return
+    _state_default_attributes(proto)
     metadata = list(proto.metadata_props)
     inlined = onnx.inliner.inline_selected_functions(proto, sorted(holds))
     proto.CopyFrom(inlined)
     if not proto.metadata_props:
         proto.metadata_props.extend(metadata)
+
+
+def _unlist_constant_inputs(proto: onnx.ModelProto) -> None:
+    """Before IR 4 every initializer had to be an input too, and was a constant nevertheless."""
+    if proto.ir_version >= 4:
+        return
+    constant = {t.name for t in proto.graph.initializer}
+    inputs = [i for i in proto.graph.input if i.name not in constant]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    proto.ir_version = 4
+
+
+def _state_default_attributes(proto: onnx.ModelProto) -> None:
+    """Write a function's default attributes into each call: ONNX's inliner forgets them."""
+    defaults = {(f.domain, f.name, f.overload): f.attribute_proto for f in proto.functions}
+    for nodes in (proto.graph.node, *(f.node for f in proto.functions)):
+        for node in walk(nodes):
+            given = {a.name for a in node.attribute}
+            for attribute in defaults.get((node.domain, node.op_type, node.overload), ()):
+                if attribute.name not in given:
+                    node.attribute.append(attribute)
 
 
 def walk(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
