@@ -47,7 +47,8 @@ def convert(
         strategy: `auto`, `unfold`, `taps`, `pointwise`, `temporal` or `keep`.
         pins: Node name or glob -> strategy, for nodes that shall differ.
         layout: Keep the tensors between rewritten Convs in frame-major layout.
-        opset: The opset to declare; None keeps what is at most 18 and lowers the rest if possible.
+        opset: The opset to declare; None keeps 11 to 18 and goes, if possible, from elsewhere to
+            the nearer of the two.
         external_data: Weights in a file of their own: `auto` where the input has one or the file
             would near 2 GB; `always`; `never`.
         validate: Run both graphs on the same feed and compare.

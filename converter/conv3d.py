@@ -15,6 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from converter.constants import constant_shape, constant_values, is_constant
+from converter.opset import LOWEST_OPSET
 from converter.weights import WeightTable
 
 SPATIAL = 3
@@ -159,6 +160,7 @@ def read_conv3d(
         3. The kernel's three sizes are known, and `kernel_shape` agrees with the weights.
         4. Strides and dilations are three positive numbers, pads six that are not negative.
         5. `group` divides the output channels.
+        6. The graph's opset has the operators that a rewrite emits.
     """
 
     def refuse(reason: str) -> Unread:
@@ -182,6 +184,8 @@ def read_conv3d(
         return refuse("neither the input's nor the weights' rank is known, so it may be a Conv3D")
     if ranks != {SPATIAL + 2}:
         return None
+    if opset < LOWEST_OPSET:
+        return refuse(f"the graph stays at opset {opset}, and a rewrite needs {LOWEST_OPSET}")
     for key, value in node.attrs.items():
         if isinstance(value, gs.Node.AttributeRef):
             return refuse(f"its attribute {key!r} refers to an attribute of a local function")

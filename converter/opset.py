@@ -19,6 +19,9 @@ import onnx.helper
 from converter.errors import UserError
 from converter.surgeon import infer_shapes, walk
 
+LOWEST_OPSET = 11
+"""The opset at which Slice and Pad took the form that the rewrites emit."""
+
 TARGET_OPSET = 18
 """The newest opset at which the ROCm provider has a kernel for every operator of a decoder."""
 
@@ -51,7 +54,8 @@ def retarget(proto: onnx.ModelProto, wanted: int | None) -> OpsetChange:
 
     Args:
         proto: A weight-free model.
-        wanted: The opset; None keeps what is at most `TARGET_OPSET` and lowers the rest to it.
+        wanted: The opset; None keeps what lies from `LOWEST_OPSET` to `TARGET_OPSET`, raises
+            what is below to the one and lowers what is above to the other.
 
     Returns:
         The change; with `blockers` (a sentence each) the model was left as it was.
@@ -65,7 +69,7 @@ def retarget(proto: onnx.ModelProto, wanted: int | None) -> OpsetChange:
             f"opset {wanted} is not known here: onnx {onnx.__version__} ends at {newest}."
         )
     before = _default_import(proto.opset_import).version
-    target = min(before, TARGET_OPSET) if wanted is None else wanted
+    target = max(LOWEST_OPSET, min(before, TARGET_OPSET)) if wanted is None else wanted
     if target == before:
         return OpsetChange(before, before)
     blockers = tuple(dict.fromkeys(_blockers(proto, before, target)))
@@ -252,14 +256,25 @@ def _truthy(name: str) -> Callable[[dict[str, object]], bool]:
 
 
 MEANING_CHANGED: dict[str, tuple[tuple[int, Callable[[dict[str, object]], bool], str], ...]] = {
-    "AveragePool": ((19, _truthy("ceil_mode"), "rounds up otherwise since opset 19"),),
-    "BatchNormalization": ((14, _always, "has other outputs since opset 14"),),
+    "AveragePool": (
+        (7, _truthy("pads"), "does not count its padding since opset 7"),
+        (19, _truthy("ceil_mode"), "rounds up otherwise since opset 19"),
+    ),
+    "BatchNormalization": (
+        (7, _always, "tells inference from training otherwise since opset 7"),
+        (14, _always, "has other outputs since opset 14"),
+    ),
+    "Cast": ((6, _always, "names its type by a number since opset 6"),),
     "DFT": ((20, _always, "takes its axis otherwise since opset 20"),),
+    "Dropout": ((7, _always, "tells inference from training otherwise since opset 7"),),
+    "GRU": ((7, _always, "has its outputs otherwise since opset 7"),),
     "GridSample": ((20, _always, "names its modes otherwise since opset 20"),),
     "GroupNormalization": ((21, _always, "scales per channel since opset 21"),),
     "Hardmax": ((13, _always, "treats its axis otherwise since opset 13"),),
+    "LSTM": ((7, _always, "has its outputs otherwise since opset 7"),),
     "LogSoftmax": ((13, _always, "treats its axis otherwise since opset 13"),),
     "MaxPool": ((22, _truthy("ceil_mode"), "rounds up otherwise since opset 22"),),
+    "PRelu": ((7, _always, "broadcasts its slope otherwise since opset 7"),),
     "Pad": ((19, _in("mode", b"wrap"), "has the mode 'wrap' only since opset 19"),),
     "Resize": (
         (11, _always, "has other coordinates since opset 11"),
@@ -269,7 +284,9 @@ MEANING_CHANGED: dict[str, tuple[tuple[int, Callable[[dict[str, object]], bool],
             "has half_pixel_symmetric only since opset 19",
         ),
     ),
+    "RNN": ((7, _always, "has its outputs otherwise since opset 7"),),
     "RoiAlign": ((16, _always, "has other coordinates since opset 16"),),
+    "Scan": ((9, _always, "takes other inputs since opset 9"),),
     "ScatterElements": ((18, _in("reduction", b"max", b"min"), "reduces so since opset 18"),),
     "ScatterND": ((18, _in("reduction", b"max", b"min"), "reduces so since opset 18"),),
     "Softmax": ((13, _always, "treats its axis otherwise since opset 13"),),

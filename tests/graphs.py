@@ -97,6 +97,27 @@ def chain(first: ConvCase, second: ConvCase) -> Trial:
     return Trial(parts.model(first.opset), (Run(parts.feed | {"x": x}, answers),))
 
 
+def beside_upsample(case: ConvCase) -> Trial:
+    """A Conv3D, and an image that Upsample (opset 7 to 9) makes twice as wide."""
+    trial = single(case)
+    image = case.draw((1, 1, 2, 3), 20)
+    parts = Parts()
+    parts.ask("image", image)
+    parts.add("Upsample", ["image", parts.hold("scales", np.float32([1, 1, 1, 2]))], "wide")
+    wide = Answer(np.repeat(image, 2, axis=3).astype(np.float64))
+    parts.outputs.append(helper.make_tensor_value_info("wide", case.elem_type, wide.value.shape))
+    graph = trial.model.graph
+    graph.node.extend(parts.nodes)
+    graph.input.extend(parts.inputs)
+    graph.output.extend(parts.outputs)
+    graph.initializer.extend(parts.initializers)
+    runs = [
+        replace(run, feed={**run.feed, **parts.feed}, answers={**run.answers, "wide": wide})
+        for run in trial.runs
+    ]
+    return Trial(trial.model, tuple(runs))
+
+
 def unknown_shape(case: ConvCase, *, of: str, rank_known: bool) -> Trial:
     """A Reshape to a size that is fed hides the shape of "x", of "w" or of both ("xw")."""
     trial = single(replace(case, weights="graph_input", head="input"))

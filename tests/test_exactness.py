@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests import function_graphs, graphs, nested_graphs, pad_graphs
+from tests import execute, function_graphs, graphs, nested_graphs, pad_graphs
 from tests.conv_case import ConvCase
 from tests.execute import NEWEST_OPSET, all_nodes, assert_right, conv3d_left
 from tests.judge import (
@@ -114,6 +114,28 @@ def test_opsets(tmp_path, opset, kernel, strategy):
     for dynamic in ("", "NTHW"):
         case = ConvCase(opset=opset, kernel=kernel, pads=(2, 1, 1, 1, 1, 1), dynamic=dynamic)
         assert_converted(graphs.single(case), tmp_path, strategy)
+
+
+@every_strategy
+@pytest.mark.parametrize("opset", range(6, 11))
+def test_older_opsets_are_raised(tmp_path, opset, strategy):
+    """Slice and Pad take no tensors there."""
+    case = ConvCase(opset=opset, head="op", tail="relu", pads=(2, 1, 1, 0, 1, 1))
+    trial = graphs.ir_3(case) if opset < 9 else graphs.single(case)
+    converted, result = assert_converted(trial, tmp_path, strategy)
+    assert (result.opset.before, result.opset.after) == (opset, execute.opset(converted))
+
+
+def test_an_opset_that_cannot_be_raised_is_refused(tmp_path):
+    """Upsample is gone at opset 10, so the graph stays at 9 and its Conv3D with it."""
+    trial = graphs.beside_upsample(ConvCase(opset=9))
+    converted, result = convert_model(trial.model, tmp_path)
+    (entry,) = result.plan.entries
+    assert entry.refused
+    assert "opset 9" in entry.reason
+    assert result.conv3d_left == len(conv3d_left(converted)) == 1
+    assert any("Upsample" in note for note in result.notes)
+    assert_right(converted, trial)
 
 
 @every_strategy

@@ -65,7 +65,7 @@ PHASES = {
 @click.option(
     "--opset",
     type=click.IntRange(min=1),
-    help="The opset of the output. Default: keep up to 18, bring newer ones down to 18.",
+    help="The opset of the output. Default: keep 11 to 18, else go to the nearer of the two.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan, one line a Conv3D; write nothing.")
 @click.option("--plan-out", type=click.Path(path_type=Path), help="Save the plan as JSON.")
