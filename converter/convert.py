@@ -22,6 +22,9 @@ from converter.layout_view import View
 from converter.model_file import ExternalData, Model
 from converter.opset import OpsetChange, retarget
 from converter.output_files import PendingOutput
+from converter.passes.phase_upsample import phase_convolutions
+from converter.passes.redundant_expand import drop_redundant_expands
+from converter.passes.sum_of_squares import spell_out_l2_norms
 from converter.plan import AUTO, Plan, make_plan
 from converter.result import ConvertResult, GraphSummary, summarize
 from converter.rewrites import BY_NAME, KEEP
@@ -142,7 +145,10 @@ def _rewrite(prepared: _Prepared, model: Model) -> None:
 def _lay_out(model: Model) -> dict[str, View]:
     """Sink the transposes that the rewrites left around their subgraphs."""
     surgery = open_model(model.proto)
+    drop_redundant_expands(surgery)
     report = make_frame_major(surgery, model.weights)
+    phase_convolutions(surgery, Workshop(surgery, model.weights))
+    spell_out_l2_norms(surgery)
     close_model(surgery)
     return report.moved
 

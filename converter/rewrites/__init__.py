@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from converter.conv3d import Conv3D, Refusal
-from converter.rewrites import pointwise, taps, temporal, unfold
+from converter.rewrites import pointwise, taps, temporal, unfold, winograd
 from converter.rewrites.emit import Emitter
 
 KEEP = "keep"
@@ -28,7 +28,7 @@ class Strategy:
 
 STRATEGIES: tuple[Strategy, ...] = tuple(
     Strategy(module.NAME, module.check, module.rewrite)
-    for module in (pointwise, temporal, unfold, taps)
+    for module in (pointwise, temporal, winograd, unfold, taps)
 )
 
 BY_NAME = {strategy.name: strategy for strategy in STRATEGIES}

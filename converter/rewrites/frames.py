@@ -36,15 +36,15 @@ class Frames:
         return self.t_axis + 1
 
 
-def enter(emit: Emitter) -> Frames:
-    """The Conv's input, frame-major and padded in time."""
+def enter(emit: Emitter, *, pad: bool = True) -> Frames:
+    """The Conv's input, frame-major, and padded in time unless told otherwise."""
     conv = emit.conv
     if conv.x_shape[0] == 1:
         squeezed = emit.squeeze(conv.x, 0, "squeeze")
         frames = Frames(emit.transpose(squeezed, (1, 0, 2, 3), "to_frames"), 0)
     else:
         frames = Frames(emit.transpose(conv.x, (0, 2, 1, 3, 4), "to_frames"), 1)
-    return _pad_time(emit, frames)
+    return _pad_time(emit, frames) if pad else frames
 
 
 def tap(emit: Emitter, frames: Frames, index: int) -> gs.Tensor:
@@ -69,7 +69,7 @@ def merge(emit: Emitter, tensor: gs.Tensor, t_axis: int, channels: Dim, part: st
     n, _, _, h, w = emit.conv.x_shape
     frames = emit.conv.y_shape[2]
     batch = n * frames if isinstance(n, int) and isinstance(frames, int) else None
-    target = _with_one_unknown((batch, channels, h, w))
+    target = with_one_unknown((batch, channels, h, w))
     if target is not None:
         return emit.reshape(tensor, target, f"{part}_merge")
     chw = emit.dims(tensor, 2, 5, f"{part}_chw")
@@ -85,7 +85,7 @@ def leave(emit: Emitter, planes: gs.Tensor) -> None:
         emit.unsqueeze(channels_first, 0, "unsqueeze", output=conv.y)
         return
     n, o, t, h, w = conv.y_shape
-    target: Sequence[int] | gs.Tensor | None = _with_one_unknown((n, t, o, h, w))
+    target: Sequence[int] | gs.Tensor | None = with_one_unknown((n, t, o, h, w))
     if target is None:
         batch = emit.shop.ints([n]) if isinstance(n, int) else emit.dims(conv.x, 0, 1, "batch")
         ohw = emit.dims(planes, 1, 4, "ohw")
@@ -139,7 +139,7 @@ def _pad_vector(pair: tuple[int, int], rank: int, t_axis: int) -> list[int]:
     return vector
 
 
-def _with_one_unknown(dims: Sequence[Dim]) -> list[int] | None:
+def with_one_unknown(dims: Sequence[Dim]) -> list[int] | None:
     """A Reshape target with -1 for the one size that is not static; None if there are more."""
     if sum(not isinstance(d, int) for d in dims) > 1:
         return None

@@ -1,0 +1,1 @@
+"""Rewrites around the convolutions: small, exact, one idea a file."""

@@ -1,0 +1,191 @@
+"""The strategy `winograd`: fewer products along time, by Cook-Toom tiles, in frame-major layout.
+
+The form that is fastest on onnxruntime's CPU provider: the transforms of data and result are one
+small MatMul each over the frame axis, and all products of a tile are one grouped Conv2D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from converter.constants import Array, is_constant
+from converter.conv3d import AutoPad, ConstantWeight, Conv3D, Refusal
+from converter.rewrites import cook_toom, frames
+from converter.rewrites.emit import Emitter
+from converter.rewrites.tiling import DIRECT, PRODUCTS, Segment, cheapest_tiling, segments
+
+NAME = "winograd"
+TAPS = 3
+FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
+
+DIRECT_TRANSFORM = cook_toom.Transform(
+    bt=np.eye(TAPS), g=np.eye(TAPS), at=np.ones((1, TAPS)), bias=np.eye(TAPS)[0]
+)
+"""A frame computed directly, in the same form: three products, then their sum."""
+
+
+def check(conv: Conv3D) -> Refusal | None:
+    """Preconditions:
+
+    1. Three taps in time, neither strided nor dilated, padded by known amounts.
+    2. N is 1, and the numbers of input and output frames are known and at least 2.
+    3. The weights and the bias are plain constants: their values are transformed.
+    4. The type is one that MatMul takes everywhere: fp16, fp32 or double.
+    """
+    time = conv.kernel[0], conv.stride[0], conv.dilation[0]
+    if time != (TAPS, 1, 1) or isinstance(conv.time_pads, AutoPad):
+        return Refusal(
+            conv.name, f"winograd needs 3 taps, stride 1 and dilation 1 in time, not {time}"
+        )
+    if conv.x_shape[0] != 1:
+        return Refusal(conv.name, f"winograd needs a batch of 1, not {conv.x_shape[0]}")
+    if not isinstance(conv.x_shape[2], int) or output_frames(conv) < 2:
+        return Refusal(
+            conv.name, f"winograd needs 2 or more frames, a known number, not {conv.x_shape[2]}"
+        )
+    if not isinstance(conv.weight, ConstantWeight) or conv.weight.chain:
+        return Refusal(conv.name, "winograd needs weights that are plain constants")
+    if conv.bias is not None and not is_constant(conv.bias):
+        return Refusal(conv.name, "winograd needs a bias that is a plain constant")
+    if conv.x.dtype not in FLOATS:
+        return Refusal(conv.name, f"winograd takes fp16, fp32 and double, not {conv.x.dtype}")
+    return None
+
+
+def output_frames(conv: Conv3D) -> int:
+    """T' of a Conv whose T is known."""
+    t = conv.x_shape[2]
+    assert isinstance(t, int)
+    assert not isinstance(conv.time_pads, AutoPad)
+    return t + sum(conv.time_pads) - (TAPS - 1)
+
+
+def rewrite(conv: Conv3D, emit: Emitter, sizes: Sequence[int] | None = None) -> None:
+    """Emit the subgraph.
+
+    before: x (1, C, T, H, W) -> Conv (O, C/g, 3, Kh, Kw)
+    after:  frames (T, C, H, W), and for each run of P tiles of m frames, J = m + 2:
+            Reshape (T, C*H*W) -> MatMul B^T (J*P, T) -> Reshape (P, J*C, H, W)
+            -> Conv2D (J*O, C/g, Kh, Kw), group = J*g -> Reshape (J*P, O*H'*W')
+            -> MatMul A^T (P*m, J*P) -> Reshape (P*m, O, H', W')
+            -> Concat of the runs -> y
+
+    Padding in time costs nothing: the columns of B^T that would meet frames of zeros are left out.
+
+    Args:
+        conv: A Conv that `check` has passed.
+        emit: Takes the nodes.
+        sizes: Tile sizes that may be used (1: direct); by default all that are known.
+    """
+    entered = frames.enter(emit, pad=False)
+    total = output_frames(conv)
+    costs = {m: PRODUCTS[m] for m in (sizes or PRODUCTS)}
+    runs = segments(cheapest_tiling(total, costs), total)
+    parts = [_run(conv, emit, entered.tensor, run, index) for index, run in enumerate(runs)]
+    frames.leave(emit, emit.concat(parts, 0, "tiles"))
+
+
+def transform(m: int) -> cook_toom.Transform:
+    """The matrices of F(m, 3); those of a direct frame for m = 1."""
+    return DIRECT_TRANSFORM if m == DIRECT else cook_toom.matrices(m)
+
+
+def data_matrix(run: Segment, pads: tuple[int, int], t: int) -> tuple[Array, int, int]:
+    """B^T of a run of tiles for unpadded input: (J*P, last - first), and that range of frames.
+
+    Args:
+        run: The tiles; the frames that they read count from the first padded one.
+        pads: (begin, end) frames of zeros around the input.
+        t: Frames of the input.
+    """
+    bt = transform(run.m).bt
+    j = len(bt)
+    padded = np.zeros((j * run.tiles, run.tiles * run.m + TAPS - 1))
+    for p in range(run.tiles):
+        padded[p * j : (p + 1) * j, p * run.m : p * run.m + j] = bt
+    first, last = run.first - pads[0], run.first - pads[0] + run.frames + TAPS - 1
+    low, high = max(first, 0), min(last, t)
+    return padded[:, low - first : high - first], low, high
+
+
+def output_matrix(run: Segment) -> Array:
+    """A^T of a run of tiles: (frames, J*P); rows beyond the frames wanted are left out."""
+    return np.kron(np.eye(run.tiles), transform(run.m).at)[: run.frames]
+
+
+def transform_weights(w: Array, m: int) -> Array:
+    """(O, C/g, 3, Kh, Kw) -> (J*O, C/g, Kh, Kw), computed in float64."""
+    if m == DIRECT:
+        return w.transpose(2, 0, 1, 3, 4).reshape(-1, *w.shape[1:2], *w.shape[3:])
+    return cook_toom.transform_weights(w, m)
+
+
+def _run(conv: Conv3D, emit: Emitter, x: gs.Tensor, run: Segment, index: int) -> gs.Tensor:
+    """The output frames (frames, O, H', W') of one run of tiles."""
+    o, c, _, kh, kw = conv.weight_shape
+    assert o is not None
+    assert c is not None
+    assert not isinstance(conv.time_pads, AutoPad)
+    t = conv.x_shape[2]
+    assert isinstance(t, int)
+    j = len(transform(run.m).bt)
+    part = f"run{index}"
+    d, low, high = data_matrix(run, conv.time_pads, t)
+    if (low, high) != (0, t):
+        x = emit.slice(x, 0, low, high, f"{part}_frames")
+    data = _over_frames(emit, d, x, high - low, f"{part}_data")
+    channels = [run.tiles, j * c * conv.group]
+    data = _planes(emit, data, channels, conv.x_shape[3:], x, f"{part}_data")
+    weight = emit.weight(
+        f"winograd{run.m}", (j * o, c, kh, kw), lambda w: transform_weights(w, run.m)
+    )
+    attributes = frames.plane_attributes(conv) | {"group": j * conv.group}
+    y = emit.node("Conv", [data, weight, *_bias(conv, emit, run.m)], f"{part}_conv2d", **attributes)
+    frames_of_products = run.tiles * j
+    result = _over_frames(emit, output_matrix(run), y, frames_of_products, f"{part}_result")
+    return _planes(emit, result, [run.frames, o], conv.y_shape[3:], y, f"{part}_result")
+
+
+def _bias(conv: Conv3D, emit: Emitter, m: int) -> list[gs.Tensor]:
+    if conv.bias is None:
+        return []
+    vector = transform(m).bias
+    o = conv.weight_shape[0]
+    assert o is not None
+    return [
+        emit.shop.derived(
+            conv.bias,
+            f"winograd{m}",
+            (len(vector) * o,),
+            lambda b: np.kron(vector, b.astype(np.float64)).astype(b.dtype),
+        )
+    ]
+
+
+def _over_frames(emit: Emitter, matrix: Array, x: gs.Tensor, count: int, part: str) -> gs.Tensor:
+    """Multiply a matrix with x, viewed as `count` rows, one a frame or product."""
+    rows = emit.reshape(x, [count, -1], f"{part}_rows")
+    constant = emit.shop.array(matrix.astype(emit.conv.x.dtype), "winograd_matrix")
+    return emit.node("MatMul", [constant, rows], part)
+
+
+def _planes(
+    emit: Emitter,
+    rows: gs.Tensor,
+    leading: Sequence[int],
+    plane: Sequence[int | str | None],
+    sized: gs.Tensor,
+    part: str,
+) -> gs.Tensor:
+    """Read rows as (leading[0], leading[1], H, W); where H and W are dynamic they are those of
+    `sized`.
+    """
+    target = frames.with_one_unknown((*leading, *plane))
+    if target is not None:
+        return emit.reshape(rows, target, f"{part}_planes")
+    hw = emit.dims(sized, 2, 4, f"{part}_hw")
+    shape = emit.concat([emit.shop.ints(leading), hw], 0, f"{part}_target")
+    return emit.reshape(rows, shape, f"{part}_planes")
