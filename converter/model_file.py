@@ -101,6 +101,8 @@ def check(skeleton: onnx.ModelProto, what: str) -> None:
             tensor.dims[:] = [0]
     try:
         onnx.checker.check_model(copy)
+    except UnicodeDecodeError as error:  # The complaint itself, for it quotes a name.
+        raise UserError(f"{what} is not a valid ONNX graph: a name in it is not UTF-8.") from error
     except onnx.checker.ValidationError as error:
         complaint = " ".join(str(error).split()).removesuffix(" ==> Context: Bad node spec")
         raise UserError(f"{what} is not a valid ONNX graph: {complaint}") from error

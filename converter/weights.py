@@ -76,8 +76,8 @@ Source = InMemory | InFile | Computed
 def element_bits(data_type: int) -> int:
     """Size in bits of one element of an ONNX data type (sub-byte types are packed)."""
     name = onnx.TensorProto.DataType.Name(data_type)
-    for suffix, bits in (("INT2", 2), ("INT4", 4), ("FLOAT4E2M1", 4)):
-        if name.endswith(suffix):
+    for kind, bits in (("INT2", 2), ("INT4", 4), ("FLOAT4", 4), ("FLOAT6", 6)):
+        if name.removeprefix("U").startswith(kind):
             return bits
     return int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize) * 8
 
