@@ -74,6 +74,7 @@ def open_model(proto: onnx.ModelProto) -> Surgery:
     del inferred.graph.initializer[:]
     inferred.graph.initializer.extend(kept)
     del inferred.functions[:]
+    _hide_bytes(inferred.graph)
     surgery = Surgery(proto, gs.import_onnx(inferred))
     _attach(surgery.graph, proto.graph, surgery.names)
     return surgery
@@ -159,6 +160,16 @@ def _unlist_constant_inputs(proto: onnx.ModelProto) -> None:
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
     proto.ir_version = 4
+
+
+def _hide_bytes(graph: onnx.GraphProto) -> None:
+    """Drop string attributes that are no text, which graph-surgeon cannot read; nodes keep them."""
+    for node in walk(graph.node):
+        for index, attribute in reversed(list(enumerate(node.attribute))):
+            try:
+                b"".join((attribute.s, *attribute.strings)).decode()
+            except UnicodeDecodeError:
+                del node.attribute[index]
 
 
 def _state_default_attributes(proto: onnx.ModelProto) -> None:
