@@ -8,13 +8,14 @@ from __future__ import annotations
 import fnmatch
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from converter.choice import Choice, Chooser, cheapest
 from converter.conv3d import Conv3D, Unread
 from converter.errors import UserError
-from converter.rewrites import BY_NAME, KEEP, STRATEGIES
+from converter.rewrites import BY_NAME, KEEP
 
 AUTO = "auto"
 PLAN_VERSION = 1
@@ -33,6 +34,7 @@ class PlanEntry:
         strategy: What is done; `keep` where it is left as it was.
         reason: Why, in words; for a refusal the reason of the refusal.
         refused: Whether something was asked for that could not be done.
+        seconds: What each candidate would take, estimated or measured; empty where none was asked.
     """
 
     node: str
@@ -43,6 +45,7 @@ class PlanEntry:
     strategy: str
     reason: str
     refused: bool = False
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ def make_plan(
     found: Sequence[Conv3D | Unread],
     strategy: str = AUTO,
     pins: Mapping[str, str] | None = None,
+    choose: Chooser = cheapest,
 ) -> Plan:
     """Choose a strategy for each Conv3D.
 
@@ -72,6 +76,7 @@ def make_plan(
         found: What `converter.conv3d.find_conv3d` read.
         strategy: For all that is not pinned: `auto`, the name of a strategy, or `keep`.
         pins: Node name or glob -> strategy; of several that match, the last decides.
+        choose: What `auto` means: by estimated cost, or by measured times.
 
     Raises:
         UserError: a pin that matches no Conv3D, or an unknown strategy.
@@ -92,7 +97,8 @@ def make_plan(
         if isinstance(item, Unread):
             entries.append(_leave(item, wanted))
         else:
-            entries.append(_decide(item, wanted, bool(pinned)))
+            how = "pinned" if pinned else "asked for"
+            entries.append(_decide(item, wanted, how, choose))
     return Plan(tuple(entries))
 
 
@@ -129,40 +135,30 @@ def _leave(item: Unread, wanted: str) -> PlanEntry:
     )
 
 
-def _decide(conv: Conv3D, wanted: str, pinned: bool) -> PlanEntry:
-    def entry(strategy: str, reason: str, refused: bool = False) -> PlanEntry:
-        return PlanEntry(
-            conv.name,
-            conv.y.name,
-            conv.x_shape,
-            conv.weight_shape,
-            conv.attributes,
-            strategy,
-            reason,
-            refused,
-        )
-
-    how = "pinned" if pinned else "asked for"
+def _decide(conv: Conv3D, wanted: str, how: str, choose: Chooser) -> PlanEntry:
+    if wanted == AUTO:
+        choice = choose(conv)
+        return _entry(conv, choice)
     if wanted == KEEP:
-        return entry(KEEP, how)
-    if wanted != AUTO:
-        refusal = BY_NAME[wanted].check(conv)
-        return entry(KEEP, refusal.reason, True) if refusal else entry(wanted, how)
-    reasons = []
-    for strategy in STRATEGIES:
-        refusal = strategy.check(conv)
-        if refusal is None:
-            return entry(strategy.name, WHY[strategy.name])
-        reasons.append(refusal.reason)
-    return entry(KEEP, "; ".join(reasons), True)
+        return _entry(conv, Choice(KEEP, how))
+    refusal = BY_NAME[wanted].check(conv)
+    if refusal is not None:
+        return _entry(conv, Choice(KEEP, refusal.reason, refused=True))
+    return _entry(conv, Choice(wanted, how))
 
 
-WHY = {
-    "pointwise": "one tap in time",
-    "temporal": "1x1 in H and W",
-    "unfold": "the general case",
-    "taps": "no other strategy takes it",
-}
+def _entry(conv: Conv3D, choice: Choice) -> PlanEntry:
+    return PlanEntry(
+        node=conv.name,
+        output=conv.y.name,
+        x_shape=conv.x_shape,
+        w_shape=conv.weight_shape,
+        attributes=conv.attributes,
+        strategy=choice.strategy,
+        reason=choice.reason,
+        refused=choice.refused,
+        seconds=choice.seconds,
+    )
 
 
 def _name(item: Conv3D | Unread) -> str:

@@ -1,0 +1,62 @@
+"""What `auto` chooses for one Conv3D, from what its candidates are estimated to cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from converter.conv3d import Conv3D
+from converter.cost import RATES, estimate
+from converter.rewrites import BY_NAME, KEEP, STRATEGIES, winograd
+
+FAST = "fast"
+EXACT = "exact"
+
+GENERIC = "generic"
+WINOGRAD_TARGETS = (GENERIC, "cpu")
+"""Where Winograd's grouped Conv2D has been measured to be fast; elsewhere it must be asked for."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A strategy and why; `seconds` is what each candidate would take."""
+
+    strategy: str
+    reason: str
+    refused: bool = False
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+Chooser = Callable[[Conv3D], Choice]
+
+
+def candidates(conv: Conv3D, target: str = GENERIC, accuracy: str = FAST) -> list[str]:
+    """The strategies that `auto` may take for a Conv3D: exact ones, and Winograd where it pays.
+
+    `accuracy` exact leaves Winograd out: it changes the order and the number of roundings.
+    """
+    names = [s.name for s in STRATEGIES if s.check(conv) is None]
+    if winograd.NAME in names and (accuracy == EXACT or target not in WINOGRAD_TARGETS):
+        names.remove(winograd.NAME)
+    return names
+
+
+def cheapest(conv: Conv3D, target: str = GENERIC, accuracy: str = FAST) -> Choice:
+    """The candidate of the least estimated cost on a target."""
+    names = candidates(conv, target, accuracy)
+    if not names:
+        reasons = [str(s.check(conv)) for s in BY_NAME.values()]
+        return Choice(KEEP, "; ".join(reasons), refused=True)
+    rates = RATES[target]
+    seconds = {name: estimate(conv, name).seconds(rates) for name in names}
+    best = min(seconds, key=lambda name: seconds[name])
+    return Choice(best, f"{WHY[best]}, the least estimated cost", seconds=seconds)
+
+
+WHY = {
+    "pointwise": "one tap in time",
+    "temporal": "1x1 in H and W",
+    "winograd": "fewer products",
+    "unfold": "one large product",
+    "taps": "no taps side by side",
+}

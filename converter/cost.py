@@ -1,0 +1,110 @@
+"""What each strategy would cost, from the sizes alone: products, bytes moved, launches.
+
+The estimate orders strategies; it is no promise of seconds. Measured times (`converter.tune`)
+replace it where they are there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from converter.conv3d import Conv3D, Dim
+from converter.rewrites import KEEP, pointwise, taps, temporal, unfold, winograd
+from converter.rewrites.tiling import PRODUCTS, cheapest_tiling
+
+ELEMENT_BYTES = 4
+NOMINAL = (1, 16, 8, 32, 32)
+"""Sizes assumed for N, C, T, H, W where they are dynamic."""
+
+BLOCK = 16
+"""The CPU provider's blocked kernels take groups of a multiple of this many channels."""
+
+UNBLOCKED_SLOWDOWN = 4.0
+"""How many times slower a grouped Conv runs whose groups do not fill blocks."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a target does in a second, in round numbers; only their proportions matter.
+
+    Attributes:
+        products: Multiply-adds of a Conv2D.
+        volume_slowdown: How many times slower a Conv3D runs through its products.
+        bytes_moved: Bytes read or written by operators that compute little.
+        launch: Seconds to start one operator.
+    """
+
+    products: float
+    volume_slowdown: float
+    bytes_moved: float
+    launch: float
+
+
+CPU = Rates(products=50e9, volume_slowdown=1.1, bytes_moved=8e9, launch=5e-6)
+GPU = Rates(products=20e12, volume_slowdown=3.0, bytes_moved=1e12, launch=1e-5)
+RATES: Mapping[str, Rates] = {
+    "generic": CPU,
+    "cpu": CPU,
+    "rocm": GPU,
+    "migraphx": GPU,
+    "cuda": GPU,
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one Conv3D takes under one strategy."""
+
+    products: float
+    bytes_moved: float
+    launches: int
+
+    def seconds(self, rates: Rates) -> float:
+        """The estimate on one target."""
+        return (
+            self.products / rates.products
+            + self.bytes_moved / rates.bytes_moved
+            + self.launches * rates.launch
+        )
+
+
+def estimate(conv: Conv3D, strategy: str) -> Cost:
+    """The cost of `conv` under a strategy whose preconditions hold, in frame-major layout."""
+    n, c, t, h, w = (_size(d, k) for d, k in zip(conv.x_shape, NOMINAL, strict=True))
+    frames_out = _size(conv.y_shape[2], t)
+    o = conv.weight_shape[0] or NOMINAL[1]
+    plane_out = _size(conv.y_shape[3], h) * _size(conv.y_shape[4], w)
+    x = n * c * t * h * w * ELEMENT_BYTES
+    y = n * o * frames_out * plane_out * ELEMENT_BYTES
+    kt = conv.kernel[0]
+    direct = n * o * frames_out * plane_out * (c / conv.group) * math.prod(conv.kernel)
+    blocked = (c // conv.group) % BLOCK == 0 and (o // conv.group) % BLOCK == 0
+    if conv.group > 1 and not blocked:
+        direct *= UNBLOCKED_SLOWDOWN
+    padded = 2 * x if conv.time_pads != (0, 0) else 0
+    # Each tap is sliced (read, written), and read again by what comes next.
+    sliced = 3 * kt * x
+    if strategy == KEEP:
+        return Cost(direct, x + y, 1)
+    if strategy == pointwise.NAME:
+        return Cost(direct, padded + x + y, 1)
+    if strategy == temporal.NAME:
+        return Cost(direct, 3 * (x + y), 5)
+    if strategy == unfold.NAME:
+        return Cost(direct, padded + sliced + kt * x + y, kt + 3)
+    if strategy == taps.NAME:
+        return Cost(direct, padded + sliced + (4 * kt - 3) * y, 3 * kt)
+    assert strategy == winograd.NAME
+    tiling = cheapest_tiling(frames_out)
+    products = sum(PRODUCTS[m] for m in tiling)
+    if conv.group == 1 and not blocked:  # It groups the products, whose groups are then not full.
+        direct *= UNBLOCKED_SLOWDOWN
+    # Transform of the data, the Conv2D, transform of the result; each reads and writes.
+    moved = x + y + 2 * products * (x / t + y / frames_out)
+    return Cost(direct * products / (kt * frames_out), moved, 3 * len(set(tiling)) + 1)
+
+
+def _size(dim: Dim, nominal: int) -> int:
+    return dim if isinstance(dim, int) else nominal
