@@ -69,7 +69,7 @@ def rewrite(conv: Conv3D, emit: Emitter, sizes: Sequence[int] | None = None) -> 
     before: x (1, C, T, H, W) -> Conv (O, C/g, 3, Kh, Kw)
     after:  frames (T, C, H, W), and for each run of P tiles of m frames, J = m + 2:
             Reshape (T, C*H*W) -> MatMul B^T (J*P, T) -> Reshape (P, J*C, H, W)
-            -> Conv2D (J*O, C/g, Kh, Kw), group = J*g -> Reshape (J*P, O*H'*W')
+            -> Conv2D (J*O, C/g, Kh, Kw) = G W, group = J*g -> Reshape (J*P, O*H'*W')
             -> MatMul A^T (P*m, J*P) -> Reshape (P*m, O, H', W')
             -> Concat of the runs -> y
 
@@ -116,16 +116,14 @@ def output_matrix(run: Segment) -> Array:
     return np.kron(np.eye(run.tiles), transform(run.m).at)[: run.frames]
 
 
-def transform_weights(w: Array, m: int) -> Array:
-    """(O, C/g, 3, Kh, Kw) -> (J*O, C/g, Kh, Kw), computed in float64."""
-    if m == DIRECT:
-        return w.transpose(2, 0, 1, 3, 4).reshape(-1, *w.shape[1:2], *w.shape[3:])
-    return cook_toom.transform_weights(w, m)
+def taps_as_rows(w: Array) -> Array:
+    """(O, C/g, 3, Kh, Kw) -> (3, O*C/g*Kh*Kw)."""
+    return w.transpose(2, 0, 1, 3, 4).reshape(TAPS, -1)
 
 
 def _run(conv: Conv3D, emit: Emitter, x: gs.Tensor, run: Segment, index: int) -> gs.Tensor:
     """The output frames (frames, O, H', W') of one run of tiles."""
-    o, c, _, kh, kw = conv.weight_shape
+    o, c = conv.weight_shape[:2]
     assert o is not None
     assert c is not None
     assert not isinstance(conv.time_pads, AutoPad)
@@ -139,14 +137,29 @@ def _run(conv: Conv3D, emit: Emitter, x: gs.Tensor, run: Segment, index: int) ->
     data = _over_frames(emit, d, x, high - low, f"{part}_data")
     channels = [run.tiles, j * c * conv.group]
     data = _planes(emit, data, channels, conv.x_shape[3:], x, f"{part}_data")
-    weight = emit.weight(
-        f"winograd{run.m}", (j * o, c, kh, kw), lambda w: transform_weights(w, run.m)
-    )
+    weight = _weight(conv, emit, run.m)
     attributes = frames.plane_attributes(conv) | {"group": j * conv.group}
     y = emit.node("Conv", [data, weight, *_bias(conv, emit, run.m)], f"{part}_conv2d", **attributes)
     frames_of_products = run.tiles * j
     result = _over_frames(emit, output_matrix(run), y, frames_of_products, f"{part}_result")
     return _planes(emit, result, [run.frames, o], conv.y_shape[3:], y, f"{part}_result")
+
+
+def _weight(conv: Conv3D, emit: Emitter, m: int) -> gs.Tensor:
+    """G times the weights (J*O, C/g, Kh, Kw), for a runtime to fold when it loads the graph.
+
+    So the file holds each weight once, whatever the tile sizes, and stays as large as it was.
+    """
+    o, c, _, kh, kw = conv.weight_shape
+    assert o is not None
+    assert c is not None
+    assert kh is not None
+    assert kw is not None
+    g = transform(m).g
+    taps_first = emit.weight("taps_first", (TAPS, o * c * kh * kw), taps_as_rows)
+    constant = emit.shop.array(g.astype(emit.conv.x.dtype), "winograd_matrix")
+    products = emit.node("MatMul", [constant, taps_first], f"winograd{m}_weight")
+    return emit.reshape(products, [len(g) * o, c, kh, kw], f"winograd{m}_kernels")
 
 
 def _bias(conv: Conv3D, emit: Emitter, m: int) -> list[gs.Tensor]:
