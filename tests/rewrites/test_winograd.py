@@ -1,0 +1,153 @@
+"""The winograd strategy against a float64 convolution that shares no code with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from converter import convert
+from converter.rewrites.tiling import Segment
+from converter.rewrites.winograd import data_matrix, output_matrix
+from tests.oracle import conv as convolve
+
+C, O, H, W = 4, 6, 5, 7  # noqa: E741
+RNG = np.random.default_rng(11)
+# F(8, 3) loses a factor of about ten against a direct fp32 product (tiling.RELATIVE_ERROR).
+RELATIVE = 1e-5
+
+
+def model(
+    frames: int, *, pads: tuple[int, ...], group: int = 1, plane: tuple = (H, W), **changes: object
+) -> tuple[onnx.ModelProto, np.ndarray, np.ndarray]:
+    kernel = changes.pop("kernel", (3, 3, 3))
+    weight = RNG.standard_normal((O, C // group, *kernel)).astype(np.float32)
+    bias = RNG.standard_normal(O).astype(np.float32)
+    node = helper.make_node(
+        "Conv", ["x", "w", "b"], ["y"], name="conv", group=group, pads=list(pads), **changes
+    )
+    graph = helper.make_graph(
+        [node],
+        "winograd",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, C, frames, *plane])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, O, "t", "h", "w"])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return proto, weight, bias
+
+
+def converted(proto: onnx.ModelProto, folder: Path, strategy: str = "winograd"):
+    onnx.save(proto, folder / "in.onnx")
+    target = folder / "out.onnx"
+    return convert(folder / "in.onnx", target, strategy=strategy, validate=False), target
+
+
+PADS = [(2, 1, 1, 0, 1, 1), (1, 0, 2, 1, 1, 0), (0, 1, 1, 0, 1, 1)]
+TWO_OUTPUT_FRAMES = [
+    (frames, pads)
+    for frames in (2, 3, 4, 5, 8, 9, 13, 17)
+    for pads in PADS
+    if frames + pads[0] + pads[3] - 2 >= 2
+]
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize(("frames", "pads"), TWO_OUTPUT_FRAMES)
+def test_equals_the_convolution(
+    frames: int, pads: tuple[int, ...], group: int, tmp_path: Path
+) -> None:
+    proto, weight, bias = model(frames, pads=pads, group=group)
+    result, target = converted(proto, tmp_path)
+    assert result.plan.entries[0].strategy == "winograd"
+    assert result.conv3d_left == 0
+    x = RNG.standard_normal((1, C, frames, H, W)).astype(np.float32)
+    (y,) = ort.InferenceSession(str(target), providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    expected = convolve(x, weight, bias, pads=pads, group=group)
+    assert y.shape == expected.shape
+    assert np.abs(y - expected).max() <= RELATIVE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("plane", [("H", "W"), ("H", W)])
+def test_dynamic_planes(plane: tuple, tmp_path: Path) -> None:
+    pads = (2, 1, 1, 0, 1, 1)
+    proto, weight, bias = model(4, pads=pads, plane=plane)
+    _, target = converted(proto, tmp_path)
+    session = ort.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    for rows in (5, 8):
+        x = RNG.standard_normal((1, C, 4, rows, W)).astype(np.float32)
+        (y,) = session.run(None, {"x": x})
+        expected = convolve(x, weight, bias, pads=pads)
+        assert np.abs(y - expected).max() <= RELATIVE * np.abs(expected).max()
+
+
+def test_fewer_products_and_no_pad(tmp_path: Path) -> None:
+    """Eight frames are one tile of ten products, in one Conv2D; time padding takes no node."""
+    proto, _, _ = model(8, pads=(2, 1, 1, 0, 1, 1))
+    _, target = converted(proto, tmp_path)
+    nodes = onnx.load(target).graph.node
+    counts = Counter(node.op_type for node in nodes)
+    assert counts["Conv"] == 1
+    assert counts["Pad"] == counts["Slice"] == 0
+    (conv,) = [node for node in nodes if node.op_type == "Conv"]
+    assert {a.name: a for a in conv.attribute}["group"].i == 10
+
+
+def test_the_file_does_not_grow_with_the_tiles(tmp_path: Path) -> None:
+    """Runs of different tile sizes share the weights, which are stored untransformed."""
+    proto, weight, _ = model(9, pads=(2, 1, 1, 0, 1, 1))
+    _, target = converted(proto, tmp_path)
+    large = [t for t in onnx.load(target).graph.initializer if np.prod(t.dims) >= weight.size]
+    assert [list(t.dims) for t in large] == [[3, weight.size // 3]]
+
+
+REFUSALS = {
+    "stride": ({"strides": [2, 1, 1]}, "stride"),
+    "dilation": ({"dilations": [2, 1, 1]}, "dilation"),
+    "two taps": ({"kernel": (2, 3, 3)}, "3 taps"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals(name: str, tmp_path: Path) -> None:
+    changes, word = REFUSALS[name]
+    proto, _, _ = model(8, pads=(2, 1, 1, 0, 1, 1), **dict(changes))
+    result, _ = converted(proto, tmp_path)
+    (entry,) = result.plan.entries
+    assert entry.refused
+    assert entry.strategy == "keep"
+    assert word in entry.reason
+
+
+@pytest.mark.parametrize(
+    ("dims", "word"),
+    [((2, 8), "batch"), (("N", 8), "batch"), ((1, "T"), "frames"), ((1, 1), "frames")],
+)
+def test_refuses_unknown_or_small_sizes(dims: tuple, word: str, tmp_path: Path) -> None:
+    proto, _, _ = model(8, pads=(2, 1, 1, 0, 1, 1))
+    for axis, dim in zip((0, 2), dims, strict=True):
+        shape = proto.graph.input[0].type.tensor_type.shape.dim[axis]
+        if isinstance(dim, int):
+            shape.dim_value = dim
+        else:
+            shape.dim_param = dim
+    proto.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    result, _ = converted(proto, tmp_path)
+    (entry,) = result.plan.entries
+    assert entry.refused
+    assert word in entry.reason
+
+
+def test_a_run_reads_only_the_frames_it_needs() -> None:
+    """Two tiles of 4 from output frame 0, behind 2 frames of zeros: input frames 0 to 7 of 9."""
+    d, low, high = data_matrix(Segment(m=4, tiles=2, first=0, frames=8), (2, 0), t=9)
+    assert (low, high) == (0, 8)
+    assert d.shape == (12, 8)
+    # A result of ones everywhere on a kernel of one tap at the end is the input itself.
+    a = output_matrix(Segment(m=4, tiles=2, first=0, frames=8))
+    assert a.shape == (8, 12)
