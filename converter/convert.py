@@ -36,6 +36,7 @@ from converter.surgeon import (
     inline_functions_with_conv,
     open_model,
     replace_node,
+    unlist_constant_inputs,
 )
 from converter.version import VERSION
 
@@ -117,6 +118,7 @@ class _Prepared:
 def _prepare(model: Model, options: Options) -> _Prepared:
     untouched = type(model.proto)()
     untouched.CopyFrom(model.proto)
+    unlist_constant_inputs(model.proto)
     inline_functions_with_conv(model.proto)
     change = retarget(model.proto, options.opset)
     surgery = open_model(model.proto)

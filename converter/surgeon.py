@@ -67,7 +67,6 @@ def open_model(proto: onnx.ModelProto) -> Surgery:
     Returns:
         The open model, with shapes and types as ONNX's shape inference finds them.
     """
-    _unlist_constant_inputs(proto)
     inferred = infer_shapes(proto)
     runtime = {i.name for i in proto.graph.input}
     kept = [t for t in inferred.graph.initializer if t.name not in runtime]
@@ -151,7 +150,7 @@ def inline_functions_with_conv(proto: onnx.ModelProto) -> None:
         proto.metadata_props.extend(metadata)
 
 
-def _unlist_constant_inputs(proto: onnx.ModelProto) -> None:
+def unlist_constant_inputs(proto: onnx.ModelProto) -> None:
     """Before IR 4 every initializer had to be an input too, and was a constant nevertheless."""
     if proto.ir_version >= 4:
         return
