@@ -15,6 +15,7 @@ from converter.convert import Options, run
 from converter.errors import UserError
 from converter.model_file import ExternalData
 from converter.result import ConvertResult
+from converter.tune import tuner
 from converter.version import VERSION
 
 __all__ = ["ConvertResult", "UserError", "__version__", "convert"]
@@ -27,6 +28,9 @@ def convert(
     *,
     strategy: str = "auto",
     pins: Mapping[str, str] | None = None,
+    accuracy: str = "fast",
+    tune: bool = False,
+    tuning_cache: str | os.PathLike[str] | None = None,
     layout: bool = True,
     opset: int | None = None,
     external_data: ExternalData = "auto",
@@ -46,6 +50,9 @@ def convert(
         output: The file to write; may be None for a dry run.
         strategy: `auto`, `unfold`, `taps`, `pointwise`, `temporal` or `keep`.
         pins: Node name or glob -> strategy, for nodes that shall differ.
+        accuracy: `fast` lets `auto` take Winograd, which rounds otherwise; `exact` does not.
+        tune: Measure every candidate of every distinct Conv3D, and take the fastest.
+        tuning_cache: File of measured times; None for the one in the user's cache folder.
         layout: Keep the tensors between rewritten Convs in frame-major layout.
         opset: The opset to declare; None keeps 11 to 18 and goes, if possible, from elsewhere to
             the nearer of the two.
@@ -70,6 +77,8 @@ def convert(
     options = Options(
         strategy=strategy,
         pins=dict(pins or {}),
+        accuracy=accuracy,
+        choose=tuner(provider, accuracy, tuning_cache) if tune else None,
         layout=layout,
         opset=opset,
         external_data=external_data,

@@ -36,7 +36,8 @@ def candidates(conv: Conv3D, target: str = GENERIC, accuracy: str = FAST) -> lis
     `accuracy` exact leaves Winograd out: it changes the order and the number of roundings.
     """
     names = [s.name for s in STRATEGIES if s.check(conv) is None]
-    if winograd.NAME in names and (accuracy == EXACT or target not in WINOGRAD_TARGETS):
+    measured = target in WINOGRAD_TARGETS
+    if winograd.NAME in names and (accuracy == EXACT or not measured):
         names.remove(winograd.NAME)
     return names
 

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
 
 from converter import model_file, output_files
+from converter.choice import FAST, Chooser, cheapest
 from converter.constants import Workshop
 from converter.conv3d import ConstantWeight, Conv3D, Unread, find_conv3d
 from converter.errors import UserError
@@ -53,6 +55,8 @@ class Options:
     """How to convert. See `converter.convert` for what each field means."""
 
     strategy: str = AUTO
+    accuracy: str = FAST
+    choose: Chooser | None = None
     layout: bool = True
     pins: Mapping[str, str] = field(default_factory=dict)
     opset: int | None = None
@@ -126,7 +130,8 @@ def _prepare(model: Model, options: Options) -> _Prepared:
     if not found:
         model.proto.CopyFrom(untouched)
         change = OpsetChange(surgery.opset, surgery.opset)
-    plan = make_plan(found, options.strategy, options.pins)
+    choose = options.choose or partial(cheapest, accuracy=options.accuracy)
+    plan = make_plan(found, options.strategy, options.pins, choose)
     file_bytes = sum(p.stat().st_size for p in (model.path, *model.external_files))
     before = summarize(untouched, len(found), file_bytes)
     return _Prepared(surgery, found, plan, change, before)

@@ -21,7 +21,7 @@ NOMINAL = (1, 16, 8, 32, 32)
 BLOCK = 16
 """The CPU provider's blocked kernels take groups of a multiple of this many channels."""
 
-UNBLOCKED_SLOWDOWN = 4.0
+UNBLOCKED_SLOWDOWN = 1.5
 """How many times slower a grouped Conv runs whose groups do not fill blocks."""
 
 

@@ -7,11 +7,13 @@ import logging
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from converter.choice import EXACT, FAST
 from converter.cli.common import (
     EXIT_DIFFERENT,
     EXIT_EQUAL,
@@ -28,6 +30,7 @@ from converter.plan import AUTO, Plan, read_pins
 from converter.report.terminal import console, print_plan, print_summary, print_verdict
 from converter.result import ConvertResult
 from converter.rewrites import BY_NAME, KEEP
+from converter.tune import Tuner, tuner
 from converter.version import VERSION
 
 PHASES = {
@@ -55,6 +58,21 @@ PHASES = {
     multiple=True,
     metavar="NODE=STRATEGY",
     help="Another strategy for one node, or for all that a glob matches. Repeatable.",
+)
+@click.option(
+    "--accuracy",
+    type=click.Choice([FAST, EXACT]),
+    default=FAST,
+    show_default=True,
+    help="fast lets auto take Winograd, whose roundings differ; exact does not.",
+)
+@click.option(
+    "--tune", is_flag=True, help="Time every candidate of every distinct Conv3D on the provider."
+)
+@click.option(
+    "--tuning-cache",
+    type=click.Path(path_type=Path),
+    help="File of measured times, reused and shareable. Default: in the user's cache folder.",
 )
 @click.option(
     "--layout/--no-layout",
@@ -119,6 +137,8 @@ def main(
     verbose: bool,
     quiet: bool,
     debug: bool,
+    tune: bool,
+    tuning_cache: Path | None,
     **options: Any,
 ) -> int:
     """Replace every Conv3D of the ONNX graph INPUT by exactly equal Conv2D, into OUTPUT.
@@ -138,12 +158,23 @@ def main(
     chosen = merge_pins(read_pins(plan_in) if plan_in else {}, parse_pairs("--pin", pins))
     request = Options(pins=chosen, shapes=parse_shapes(shapes), validate=not no_validate, **options)
     with _progress(quiet or as_json) as notify:
+        if tune:
+            request = replace(request, choose=_tuner(request, tuning_cache, notify))
         result = run(input, output, request, notify)
     if plan_out:
         _save_plan(plan_out, result.plan)
     with reader_may_leave():
         _show(result, as_json, verbose, quiet)
     return EXIT_EQUAL if result.equal else EXIT_DIFFERENT
+
+
+def _tuner(request: Options, cache: Path | None, notify: Callable[[str], None]) -> Tuner:
+    return tuner(
+        request.provider,
+        request.accuracy,
+        cache,
+        lambda node, strategy: notify(f"timing {strategy} for {node}"),
+    )
 
 
 def _check_plan_out(plan: Path, input: Path, output: Path | None, overwrite: bool) -> None:
