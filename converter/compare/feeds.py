@@ -159,11 +159,13 @@ def _resolve(
 def _values(spec: TensorSpec, shape: tuple[int, ...], random: np.random.Generator) -> Array:
     if spec.elem_type == TensorProto.BOOL:
         return random.integers(0, 2, shape).astype(np.bool_)
+    if spec.elem_type == TensorProto.BFLOAT16:  # older onnx calls it float32
+        return random.standard_normal(shape, np.float32).astype(ml_dtypes.bfloat16)
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(spec.elem_type))
     if dtype.kind in "iu":
         return random.integers(0, 4, shape).astype(dtype)
     if dtype == np.float64:
         return random.standard_normal(shape)
-    if dtype in (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)):
+    if dtype in (np.float32, np.float16):
         return random.standard_normal(shape, np.float32).astype(dtype, copy=False)
     raise UserError(f"input {spec} has a type that cannot be fed; use --no-validate.")
