@@ -4,104 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from converter.compare.tolerance import Tolerance, round_down, round_up
+from converter.compare.output_difference import EXACT_TYPES, OutputDifference
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # Elements a slice: half a megabyte in float64, which stays in a core's cache.
 SLICE = 1 << 16
-
-
-@dataclass(frozen=True)
-class OutputDifference:
-    """How far a candidate's output is from the reference's.
-
-    Errors are taken over the elements that are finite on both sides, and are not numbers (nan)
-    when there is none or the shapes differ; `problem` then says so. An empty output has no error.
-
-    - rel_l2: the norm of the difference over the reference's norm.
-    - psnr_db: 20 log10(data_range / rmse), inf if no element differs.
-    - data_range: the reference's max - min. A constant reference (a range below rounding) has
-      none, so its largest magnitude stands in for it, or 1 if that is zero too.
-    - unequal: elements whose values differ.
-    - nonfinite_unequal: those of them that are NaN or infinite on either side; NaN equals NaN.
-    - worst_index: where the first of these is, else the largest error, else None.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    max_abs: float
-    mean_abs: float
-    rmse: float
-    rel_l2: float
-    psnr_db: float
-    data_range: float
-    reference_min: float
-    reference_max: float
-    worst_index: tuple[int, ...] | None
-    unequal: int
-    reference_nan: int
-    reference_inf: int
-    candidate_nan: int
-    candidate_inf: int
-    nonfinite_unequal: int
-    problem: str = ""
-
-    @property
-    def exact(self) -> bool:
-        """Whether the values are of a type that has to be equal: integers and booleans."""
-        return _is_exact(self.dtype)
-
-    @property
-    def max_abs_of_range(self) -> float:
-        """The largest absolute error as a fraction of the data range."""
-        return self.max_abs / self.data_range
-
-    def figures(self) -> str:
-        """The main figures in a few words, with what is not finite on both sides."""
-        nonfinite = self.reference_nan + self.reference_inf
-        return (
-            f"PSNR {self.psnr_db:.2f} dB over a range of {self.data_range:.4g}, "
-            f"max abs {self.max_abs:.3g}, relative L2 {self.rel_l2:.3g}"
-            + (f", {nonfinite} elements NaN or infinite on both sides" if nonfinite else "")
-        )
-
-    def why_fails(self, tolerance: Tolerance) -> str:
-        """Empty when the difference is within tolerance, else what is not, in a few words."""
-        if self.problem:
-            return self.problem
-        if self.nonfinite_unequal:
-            return (
-                f"{self.nonfinite_unequal} elements are NaN or infinite on one side only, "
-                f"the first at {self.worst_index}"
-            )
-        if self.exact:
-            return f"{self.unequal} elements differ" if self.unequal else ""
-        failed = []
-        if not self.psnr_db >= tolerance.min_psnr_db:
-            failed.append(f"PSNR {self.psnr_db:.2f} dB < {tolerance.min_psnr_db:g} dB")
-        if not self.max_abs_of_range <= tolerance.max_abs_of_range:
-            failed.append(
-                f"max abs {self.max_abs_of_range:.3g} of range > {tolerance.max_abs_of_range:g}"
-            )
-        return " and ".join(failed)
-
-    def needed(self) -> Tolerance | None:
-        """The smallest tolerance that passes, to two digits; None where none does."""
-        if self.problem or self.nonfinite_unequal or (self.exact and self.unequal):
-            return None
-        return Tolerance(round_down(self.psnr_db), round_up(self.max_abs_of_range))
-
-    def to_json(self) -> dict[str, Any]:
-        """Every field by name; a float that is not finite becomes None, as JSON has none."""
-        return {key: finite_or_none(value) for key, value in asdict(self).items()}
 
 
 def difference(name: str, reference: Array, candidate: Array) -> OutputDifference:
@@ -113,14 +26,21 @@ def difference(name: str, reference: Array, candidate: Array) -> OutputDifferenc
     if reference.shape != candidate.shape or reference.dtype != candidate.dtype:
         return _incomparable(name, reference, candidate)
     sums = _Sums()
-    for start, left, right in _slices(reference, candidate):
+    for start, left, right in slices(reference, candidate):
         sums.add(start, left, right)
     return sums.result(name, reference)
 
 
-def finite_or_none(value: Any) -> Any:
-    """The value, or None if it is a float that JSON cannot hold."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def slices(reference: Array, candidate: Array) -> Iterator[tuple[int, Array, Array]]:
+    """Both arrays flat, `SLICE` elements at a time, with the index of the first."""
+    left, right = reference.reshape(-1), candidate.reshape(-1)
+    for start in range(0, left.size, SLICE):
+        yield start, left[start : start + SLICE], right[start : start + SLICE]
+
+
+def is_exact(dtype: np.dtype[Any]) -> bool:
+    """Whether values of the type have to be equal: integers and booleans."""
+    return str(dtype).startswith(EXACT_TYPES)
 
 
 class _Sums:
@@ -130,7 +50,7 @@ class _Sums:
         self.finite = 0
         self.abs_sum = 0.0
         self.square_sum = 0.0
-        self.reference_square_sum = 0.0
+        self.reference_square_sum = self.candidate_square_sum = self.product_sum = 0.0
         self.max_abs = 0.0
         self.worst: int | None = None
         self.first_nonfinite_unequal: int | None = None
@@ -158,6 +78,8 @@ class _Sums:
             return
         self.finite += finite
         self.reference_square_sum += float(np.dot(left, left))
+        self.candidate_square_sum += float(np.dot(right, right))
+        self.product_sum += float(np.dot(left, right))
         error = np.abs(left - right)
         self.abs_sum += float(error.sum())
         self.square_sum += float(np.dot(error, error))
@@ -190,6 +112,7 @@ class _Sums:
             mean_abs=self.abs_sum / self.finite if self.finite else unknown,
             rmse=rmse,
             rel_l2=self._rel_l2() if self.finite else unknown,
+            cosine=math.nan if problem else self._cosine(),
             psnr_db=psnr(rmse, data_range),
             data_range=data_range,
             reference_min=self.reference_min,
@@ -220,6 +143,12 @@ class _Sums:
             return math.inf
         return math.sqrt(self.square_sum / self.reference_square_sum)
 
+    def _cosine(self) -> float:
+        if self.square_sum == 0:
+            return 1.0
+        norms = math.sqrt(self.reference_square_sum) * math.sqrt(self.candidate_square_sum)
+        return max(-1.0, min(1.0, self.product_sum / norms)) if norms else 0.0
+
 
 def psnr(rmse: float, data_range: float) -> float:
     """Peak signal-to-noise ratio in dB; inf for no error, nan for an unknown one."""
@@ -228,19 +157,9 @@ def psnr(rmse: float, data_range: float) -> float:
     return 20 * (math.log10(data_range) - math.log10(rmse)) if math.isfinite(rmse) else math.nan
 
 
-def _slices(reference: Array, candidate: Array) -> Iterator[tuple[int, Array, Array]]:
-    left, right = reference.reshape(-1), candidate.reshape(-1)
-    for start in range(0, left.size, SLICE):
-        yield start, left[start : start + SLICE], right[start : start + SLICE]
-
-
 def _epsilon(dtype: np.dtype[Any]) -> float:
     """Spacing of the float type at 1; none for exact types."""
-    return 0.0 if _is_exact(str(dtype)) else float(ml_dtypes.finfo(dtype).eps)
-
-
-def _is_exact(dtype: str) -> bool:
-    return dtype.startswith(("int", "uint", "bool"))
+    return 0.0 if is_exact(dtype) else float(ml_dtypes.finfo(dtype).eps)
 
 
 def _unravel(index: int, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -257,6 +176,7 @@ def _incomparable(name: str, reference: Array, candidate: Array) -> OutputDiffer
         mean_abs=nan,
         rmse=nan,
         rel_l2=nan,
+        cosine=nan,
         psnr_db=nan,
         data_range=nan,
         reference_min=nan,

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
+from converter.compare.jsonable import jsonable
+
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -40,10 +42,8 @@ class Tolerance:
 
     def to_json(self) -> dict[str, float | None]:
         """The two limits by name; a PSNR of inf, for equal values, is None."""
-        return {
-            "min_psnr_db": self.min_psnr_db if math.isfinite(self.min_psnr_db) else None,
-            "max_abs_of_range": self.max_abs_of_range,
-        }
+        fields: dict[str, float | None] = jsonable(self)
+        return fields
 
 
 DOUBLE = Tolerance(min_psnr_db=250.0, max_abs_of_range=1e-12)

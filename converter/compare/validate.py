@@ -20,8 +20,8 @@ from converter.compare.interface import (
     read_interface,
     show_shape,
 )
-from converter.compare.metrics import OutputDifference as OutputDifference
 from converter.compare.metrics import difference
+from converter.compare.output_difference import OutputDifference as OutputDifference
 from converter.compare.reference_evaluator import ReferenceRunner, TooMuchWorkError
 from converter.compare.tolerance import Tolerance as Tolerance
 from converter.errors import UserError

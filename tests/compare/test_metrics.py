@@ -32,6 +32,8 @@ def test_figures_equal_a_float64_restatement(monkeypatch, dtype, slice_size):
     assert found.mean_abs == pytest.approx(np.mean(np.abs(error)), **close)
     assert found.rmse == pytest.approx(np.sqrt(np.mean(error**2)), **close)
     assert found.rel_l2 == pytest.approx(np.linalg.norm(error) / np.linalg.norm(left), **close)
+    norms = np.linalg.norm(left) * np.linalg.norm(right)
+    assert found.cosine == pytest.approx(np.sum(left * right) / norms, **close)
     assert found.data_range == left.max() - left.min()
     mse = np.mean(error**2)
     assert found.psnr_db == pytest.approx(10 * np.log10(np.ptp(left) ** 2 / mse), **close)
@@ -73,7 +75,18 @@ def test_a_range_of_rounding_alone_counts_as_constant():
 def test_a_zero_reference_has_infinite_relative_error():
     found = difference("y", np.zeros(3, np.float32), np.ones(3, np.float32))
     assert found.rel_l2 == math.inf
+    assert found.cosine == 0.0
     assert found.psnr_db == 0.0  # range 1, error 1
+
+
+@pytest.mark.parametrize(("factor", "cosine"), [(0.0, 0.0), (-2.0, -1.0), (3.0, 1.0)])
+def test_cosine_of_parallel_vectors(factor, cosine):
+    reference, _ = pair()
+    found = difference("y", reference, np.float32(factor) * reference)
+    assert found.cosine == pytest.approx(cosine, abs=1e-7)  # 3 * reference is rounded
+    assert -1 <= found.cosine <= 1
+    zero = reference * 0
+    assert difference("y", zero, zero).cosine == 1.0
 
 
 @pytest.mark.parametrize("slice_size", [3, 1 << 16])
@@ -182,12 +195,12 @@ def test_arrays_need_not_be_contiguous():
 
 
 def test_a_comparison_needs_little_memory():
-    reference = np.zeros(1 << 22, np.float32)  # 16 MiB
+    reference = np.zeros(1 << 20, np.float32)  # 4 MiB
     candidate = reference + np.float32(1)
     tracemalloc.start()
     try:
         assert difference("y", reference, candidate).mean_abs == 1
-        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+        assert tracemalloc.get_traced_memory()[1] < 3 << 20
     finally:
         tracemalloc.stop()
 
