@@ -73,10 +73,7 @@ class _Sums:
         if not both.all():
             self._count_nonfinite(start, left, right, ~same & ~both)
             left, right = np.where(both, left, 0.0), np.where(both, right, 0.0)
-        finite = int(np.count_nonzero(both))
-        if not finite:
-            return
-        self.finite += finite
+        self.finite += int(np.count_nonzero(both))
         self.reference_square_sum += float(np.dot(left, left))
         self.candidate_square_sum += float(np.dot(right, right))
         self.product_sum += float(np.dot(left, right))

@@ -65,6 +65,8 @@ def test_nameless_dimensions_are_apart():
 def test_channels_come_from_the_first_convolution():
     grouped = conv3d(channels=5, group=3)
     assert ladder(spec("N", "C", "T", "H", "W"), graph=grouped)[0] == {"x": (1, 15, 3, 8, 12)}
+    plain = conv3d(channels=5)
+    assert ladder(spec("N", "C", "T", "H", "W"), graph=plain)[0] == {"x": (1, 5, 3, 8, 12)}
     assert ladder(spec("N", "C", "T", "H", "W"))[0] == {"x": (1, 4, 3, 8, 12)}
 
 
@@ -133,7 +135,7 @@ def test_integers_are_small_and_not_negative(elem_type):
 def test_booleans_are_both():
     values = feed_of(TensorProto.BOOL)
     assert values.dtype == np.bool_
-    assert set(values.tolist()) == {False, True}
+    assert abs(values.mean() - 0.5) < 0.05  # six standard errors at 4000 samples
 
 
 def test_scalars_are_arrays():

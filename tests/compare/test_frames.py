@@ -106,10 +106,11 @@ def test_ssim_needs_eleven_pixels(height, known):
     assert all(math.isfinite(frame.psnr_db) for frame in table.frames)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("side", [0, 1])
-def test_a_frame_that_is_not_finite_is_unknown_and_left_out_of_the_summary(side):
+def test_a_frame_that_is_not_finite_is_unknown_and_left_out_of_the_summary(side, value):
     arrays = pair()
-    arrays[side][0, 1, 2, 3, 4] = np.nan
+    arrays[side][0, 1, 2, 3, 4] = value
     table = frame_table(*arrays, data_range=1.0)
     unknown = table.frames[2]
     assert all(

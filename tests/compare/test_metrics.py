@@ -35,6 +35,7 @@ def test_figures_equal_a_float64_restatement(monkeypatch, dtype, slice_size):
     norms = np.linalg.norm(left) * np.linalg.norm(right)
     assert found.cosine == pytest.approx(np.sum(left * right) / norms, **close)
     assert found.data_range == left.max() - left.min()
+    assert found.max_abs_of_range == found.max_abs / found.data_range
     mse = np.mean(error**2)
     assert found.psnr_db == pytest.approx(10 * np.log10(np.ptp(left) ** 2 / mse), **close)
     assert (found.reference_min, found.reference_max) == (left.min(), left.max())
@@ -66,10 +67,13 @@ def test_a_constant_reference_takes_its_magnitude_as_range(constant, data_range)
 
 def test_a_range_of_rounding_alone_counts_as_constant():
     reference = np.ones(8, np.float32)
-    reference[0] = np.nextafter(np.float32(1), np.float32(2))
+    epsilon = np.finfo(np.float32).eps
+    reference[0] = 1 + 4 * epsilon
     assert difference("y", reference, reference).data_range == float(reference[0])
-    reference[0] = 1.01
-    assert difference("y", reference, reference).data_range == pytest.approx(0.01, rel=1e-4)
+    reference[0] = 1 + 5 * epsilon
+    assert difference("y", reference, reference).data_range == 5 * epsilon
+    integers = np.array([1000, 1001])
+    assert difference("y", integers, integers).data_range == 1
 
 
 def test_a_zero_reference_has_infinite_relative_error():
@@ -87,6 +91,7 @@ def test_cosine_of_parallel_vectors(factor, cosine):
     assert -1 <= found.cosine <= 1
     zero = reference * 0
     assert difference("y", zero, zero).cosine == 1.0
+    assert difference("y", zero, zero).rel_l2 == 0.0
 
 
 @pytest.mark.parametrize("slice_size", [3, 1 << 16])
@@ -103,6 +108,7 @@ def test_nonfinite_at_the_same_places_is_equal_and_counted(monkeypatch, slice_si
     assert found.data_range == pytest.approx(np.ptp(reference[finite]))
     error = candidate[finite].astype(np.float64) - reference[finite]
     assert found.rmse == pytest.approx(np.sqrt(np.mean(error**2)))
+    assert found.worst_index == (np.flatnonzero(finite)[np.abs(error).argmax()],)
     assert found.why_fails(FP32) == ""
     assert "4 elements NaN or infinite on both sides" in found.figures()
 
@@ -125,6 +131,7 @@ def test_nothing_finite_to_compare_fails():
     nothing = np.full((2, 2), np.nan, np.float32)
     found = difference("y", nothing, nothing)
     assert found.why_fails(FP32) == "no element is finite on both sides"
+    assert found.data_range == 1.0
     assert found.needed() is None
 
 
@@ -142,6 +149,9 @@ def test_another_shape_or_type_fails_and_is_named(candidate):
     why = found.why_fails(FP32)
     assert why.endswith("instead of float32 [2, 3]")
     assert why.startswith(f"{candidate.dtype} {list(candidate.shape)}")
+    assert found.unequal == candidate.size
+    counts = ("reference_nan", "reference_inf", "candidate_nan", "candidate_inf")
+    assert [getattr(found, name) for name in (*counts, "nonfinite_unequal")] == [0] * 5
     assert found.needed() is None
 
 
