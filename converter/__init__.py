@@ -13,6 +13,7 @@ from pathlib import Path
 
 from converter.convert import Options, run
 from converter.errors import UserError
+from converter.kernels import GENERIC, Target
 from converter.model_file import ExternalData
 from converter.result import ConvertResult
 from converter.tune import tuner
@@ -33,6 +34,7 @@ def convert(
     tuning_cache: str | os.PathLike[str] | None = None,
     layout: bool = True,
     opset: int | None = None,
+    target: Target = GENERIC,
     external_data: ExternalData = "auto",
     validate: bool = True,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -56,6 +58,8 @@ def convert(
         layout: Keep the tensors between rewritten Convs in frame-major layout.
         opset: The opset to declare; None keeps 11 to 18 and goes, if possible, from elsewhere to
             the nearer of the two.
+        target: The runtime that shall take every node: `rocm`, `migraphx`, `cuda`, `cpu`, or
+            `generic`. It decides the opset where `opset` is None.
         external_data: Weights in a file of their own: `auto` where the input has one or the file
             would near 2 GB; `always`; `never`.
         validate: Run both graphs on the same feed and compare.
@@ -81,6 +85,7 @@ def convert(
         choose=tuner(provider, accuracy, tuning_cache) if tune else None,
         layout=layout,
         opset=opset,
+        target=target,
         external_data=external_data,
         validate=validate,
         shapes=dict(shapes or {}),
@@ -93,5 +98,5 @@ def convert(
     )
     if output is None and not dry_run:
         raise UserError("an output file is needed unless this is a dry run.")
-    target = None if output is None else Path(output)
-    return run(Path(input), target, options, lambda phase: None)
+    destination = None if output is None else Path(output)
+    return run(Path(input), destination, options, lambda phase: None)

@@ -19,14 +19,16 @@ from converter.choice import FAST, Chooser, cheapest
 from converter.constants import Workshop
 from converter.conv3d import ConstantWeight, Conv3D, Unread, find_conv3d
 from converter.errors import UserError
+from converter.kernels import GENERIC, Target
 from converter.layout import make_frame_major
 from converter.layout_view import View
 from converter.model_file import ExternalData, Model
-from converter.opset import OpsetChange, retarget
+from converter.opset import OpsetChange
 from converter.output_files import PendingOutput
 from converter.passes.phase_upsample import phase_convolutions
 from converter.passes.redundant_expand import drop_redundant_expands
 from converter.passes.sum_of_squares import spell_out_l2_norms
+from converter.placement import Placement, place
 from converter.plan import AUTO, Plan, make_plan
 from converter.result import ConvertResult, GraphSummary, summarize
 from converter.rewrites import BY_NAME, KEEP
@@ -40,6 +42,7 @@ from converter.surgeon import (
     replace_node,
     unlist_constant_inputs,
 )
+from converter.target import suit
 from converter.version import VERSION
 
 if TYPE_CHECKING:
@@ -60,6 +63,7 @@ class Options:
     layout: bool = True
     pins: Mapping[str, str] = field(default_factory=dict)
     opset: int | None = None
+    target: Target = GENERIC
     external_data: ExternalData = "auto"
     validate: bool = True
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -69,6 +73,11 @@ class Options:
     strict: bool = False
     keep_invalid: bool = False
     dry_run: bool = False
+
+    @property
+    def conv3d_alone(self) -> bool:
+        """Whether a graph without any Conv3D shall stay byte for byte as it is."""
+        return self.target == GENERIC
 
 
 def run(source: Path, output: Path | None, options: Options, notify: Notify) -> ConvertResult:
@@ -98,11 +107,11 @@ def run(source: Path, output: Path | None, options: Options, notify: Notify) -> 
     job = _Job(source, output, options, clock, prepared, tuple(notes))
     if options.dry_run or output is None:
         return job.result(written=False, after=None)
-    if not prepared.found:
+    if not prepared.found and options.conv3d_alone:
         return _write_unchanged(job, model)
     with clock.phase("rewrite"):
         _rewrite(prepared, model)
-        moved = _lay_out(model) if options.layout else {}
+        moved = _lay_out(model) if options.layout and prepared.found else {}
         _write_metadata(model, prepared.plan, options, digest, moved)
         left = _conv3d_left(model)
     return _write(job, model, left)
@@ -124,13 +133,13 @@ def _prepare(model: Model, options: Options) -> _Prepared:
     untouched.CopyFrom(model.proto)
     unlist_constant_inputs(model.proto)
     inline_functions_with_conv(model.proto)
-    change = retarget(model.proto, options.opset)
+    change = suit(model.proto, options.target, options.opset)
     surgery = open_model(model.proto)
     found = find_conv3d(list(surgery.graphs()), model.weights, surgery.opset)
-    if not found:
+    if not found and options.conv3d_alone:
         model.proto.CopyFrom(untouched)
         change = OpsetChange(surgery.opset, surgery.opset)
-    choose = options.choose or partial(cheapest, accuracy=options.accuracy)
+    choose = options.choose or partial(cheapest, target=options.target, accuracy=options.accuracy)
     plan = make_plan(found, options.strategy, options.pins, choose)
     file_bytes = sum(p.stat().st_size for p in (model.path, *model.external_files))
     before = summarize(untouched, len(found), file_bytes)
@@ -232,6 +241,7 @@ class _Job:
         *,
         written: bool,
         after: GraphSummary | None,
+        placement: Placement | None = None,
         validation: Validation | None = None,
         notes: tuple[str, ...] = (),
     ) -> ConvertResult:
@@ -246,6 +256,7 @@ class _Job:
             seconds=self.clock.seconds,
             validation=validation,
             notes=(*self.notes, *notes),
+            placement=placement,
         )
 
 
@@ -270,6 +281,7 @@ def _write(job: _Job, model: Model, conv3d_left: int) -> ConvertResult:
             pending.write(model, external)
             model_file.check(model.proto, "the converted graph")
             after = summarize(model.proto, conv3d_left, pending.file_bytes())
+        placement = None if options.target == GENERIC else place(model.proto, options.target)
         validation = None
         if options.validate:
             with job.clock.phase("validate"):
@@ -277,7 +289,7 @@ def _write(job: _Job, model: Model, conv3d_left: int) -> ConvertResult:
         keep = validation is None or validation.passed or options.keep_invalid
         if keep:
             pending.commit()
-    return job.result(written=keep, after=after, validation=validation)
+    return job.result(written=keep, after=after, placement=placement, validation=validation)
 
 
 def _validate(job: _Job, pending: PendingOutput) -> Validation:

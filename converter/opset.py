@@ -88,7 +88,7 @@ def retarget(proto: onnx.ModelProto, wanted: int | None) -> OpsetChange:
 
 
 def _blockers(proto: onnx.ModelProto, before: int, target: int) -> Iterator[str]:
-    types = _tensor_types(infer_shapes(proto))
+    types = tensor_types(infer_shapes(proto))
     for imports, nodes in _bodies(proto):
         if _default_import(imports).version != before:
             yield "a local function imports another opset than the model"
@@ -208,7 +208,7 @@ def _bodies(
             yield function.opset_import, function.node
 
 
-def _tensor_types(proto: onnx.ModelProto) -> Types:
+def tensor_types(proto: onnx.ModelProto) -> Types:
     """Name -> type strings as schemas write them; sibling graphs may reuse a name."""
     types: Types = {}
 

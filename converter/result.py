@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from converter.opset import OpsetChange
+from converter.placement import Placement
 from converter.plan import Plan
 from converter.surgeon import default_opset, walk
 from converter.weights import tensors
@@ -66,6 +67,8 @@ class ConvertResult:
         after: None for a dry run.
         seconds: Time spent, by phase.
         validation: None where none was made.
+        placement: What becomes of the output's nodes on the target; None for a dry run, and where
+            no target was named.
         notes: What the user should know, a sentence each.
     """
 
@@ -79,6 +82,7 @@ class ConvertResult:
     seconds: Mapping[str, float]
     validation: Validation | None
     notes: tuple[str, ...]
+    placement: Placement | None = None
 
     @property
     def conv3d_left(self) -> int:
@@ -108,6 +112,7 @@ class ConvertResult:
             "after": None if self.after is None else self.after.to_json(),
             "seconds": dict(self.seconds),
             "validation": None if self.validation is None else self.validation.to_json(),
+            "placement": None if self.placement is None else self.placement.to_json(),
             "notes": list(self.notes),
         }
 

@@ -25,6 +25,7 @@ from converter.cli.common import (
 )
 from converter.convert import Options, run
 from converter.errors import UserError
+from converter.kernels import GENERIC, TARGETS
 from converter.output_files import refuse_to_replace, write_text
 from converter.plan import AUTO, Plan, read_pins
 from converter.report.terminal import console, print_plan, print_summary, print_verdict
@@ -84,6 +85,14 @@ PHASES = {
     "--opset",
     type=click.IntRange(min=1),
     help="The opset of the output. Default: keep 11 to 18, else go to the nearer of the two.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default=GENERIC,
+    show_default=True,
+    help="The runtime that shall take every node: chooses the opset, and says what falls to the "
+    "CPU there.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan, one line a Conv3D; write nothing.")
 @click.option("--plan-out", type=click.Path(path_type=Path), help="Save the plan as JSON.")

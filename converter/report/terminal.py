@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from converter.placement import Placement
 from converter.plan import Plan
 from converter.providers import Usable
 from converter.result import ConvertResult, GraphSummary
@@ -66,8 +67,28 @@ def print_summary(out: Console, result: ConvertResult) -> None:
     out.print(f"time: {spent}")
 
 
+def print_placement(out: Console, placement: Placement) -> None:
+    """The counts in one line, then one row for each kind of node that falls to the CPU."""
+    colour = "green" if placement.complete else "red"
+    label = f"[{colour}]target {placement.target}:[/{colour}]"
+    out.print(f"{label} {escape(placement.sentence())}", soft_wrap=True)
+    for problem in placement.problems:
+        out.print(f"  [red]not loaded:[/red] {escape(problem)}", soft_wrap=True)
+    if not placement.fallbacks:
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("not taken because", overflow="fold")
+    table.add_column("nodes", justify="right")
+    table.add_column("such as", overflow="fold")
+    for reason, nodes in placement.reasons().items():
+        table.add_row(escape(reason), str(len(nodes)), escape(nodes[0]))
+    out.print(table)
+
+
 def print_verdict(out: Console, result: ConvertResult, verbose: bool = False) -> None:
     """The notes, then one sentence on equality and one on what was written."""
+    if result.placement is not None:
+        print_placement(out, result.placement)
     for note in result.notes:
         out.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     if result.validation is not None:

@@ -1,0 +1,33 @@
+"""The two machines of these tests; made once and kept in pytest's cache between runs."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.rocm.machine import Machine, NotInstalledError, make_machine
+
+
+def _machine(request: pytest.FixtureRequest, requirement: str, stem: str, provider: str) -> Machine:
+    cache = request.config.cache
+    assert cache is not None
+    folder = cache.mkdir(requirement.replace("==", "-"))
+    try:
+        return make_machine(requirement, f"libonnxruntime_providers_{stem}.so", provider, folder)
+    except NotInstalledError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def rocm(request: pytest.FixtureRequest) -> Machine:
+    return _machine(request, "onnxruntime-rocm==1.22.2.post3", "rocm", "ROCMExecutionProvider")
+
+
+@pytest.fixture(scope="session")
+def migraphx(request: pytest.FixtureRequest) -> Machine:
+    return _machine(
+        request, "onnxruntime-migraphx==1.27.1", "migraphx", "MIGraphXExecutionProvider"
+    )
