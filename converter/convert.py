@@ -269,6 +269,8 @@ def _write_unchanged(job: _Job, model: Model) -> ConvertResult:
             shutil.copyfile(job.source, pending.model_path)
         pending.commit()
     note = "there is no Conv3D in this graph: it was written unchanged"
+    if job.options.opset not in (None, job.prepared.before.opset):
+        note += f", at opset {job.prepared.before.opset}"
     return job.result(written=True, after=job.prepared.before, notes=(note,))
 
 

@@ -15,7 +15,7 @@ from typing import BinaryIO, Literal
 import onnx
 import onnx.checker
 import onnx.numpy_helper
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from converter import wire
 from converter.errors import UserError
@@ -36,6 +36,8 @@ AUTO_EXTERNAL_BYTES = 1_900_000_000
 
 ALIGNMENT = 4096
 """External tensors start at page boundaries, so that a runtime can map them."""
+
+ELEMENT_TYPES = frozenset(onnx.TensorProto.DataType.values())
 
 ExternalData = Literal["auto", "always", "never"]
 
@@ -101,8 +103,6 @@ def check(skeleton: onnx.ModelProto, what: str) -> None:
             tensor.dims[:] = [0]
     try:
         onnx.checker.check_model(copy)
-    except UnicodeDecodeError as error:  # The complaint itself, for it quotes a name.
-        raise UserError(f"{what} is not a valid ONNX graph: a name in it is not UTF-8.") from error
     except onnx.checker.ValidationError as error:
         complaint = " ".join(str(error).split()).removesuffix(" ==> Context: Bad node spec")
         raise UserError(f"{what} is not a valid ONNX graph: {complaint}") from error
@@ -164,14 +164,33 @@ def parse(path: Path) -> tuple[onnx.ModelProto, list[wire.Span | None]]:
         raise UserError(f"{path} is not an ONNX file, or is truncated.") from error
     if not proto.HasField("graph") or proto.ir_version < 1:
         raise UserError(f"{path} is not an ONNX file: it holds no graph.")
+    fault = _fault(proto)
+    if fault:
+        raise UserError(f"{path} is not a valid ONNX file: {fault}.")
     if not any(i.domain in ("", "ai.onnx") for i in proto.opset_import):
         raise UserError(f"{path} does not say which ONNX opset it uses.")
     return proto, spans
 
 
+def _fault(message: Message) -> str | None:
+    """What neither protobuf nor ONNX's checker looks at, and everything else relies on."""
+    if isinstance(message, onnx.TypeProto.Tensor) and message.elem_type not in ELEMENT_TYPES:
+        return f"it has a tensor of type {message.elem_type}, which ONNX does not know"
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        for item in (value,) if isinstance(value, str | bytes | Message) else value:
+            fault = _fault(item) if isinstance(item, Message) else None
+            if isinstance(item, bytes):  # What protobuf hands out in place of a string.
+                fault = f"the {field.name} {item!r} is not UTF-8"
+            if fault:
+                return fault
+    return None
+
+
 def _check_type(path: Path, tensor: onnx.TensorProto) -> None:
     where = f"{path}: tensor {tensor.name!r}"
-    if tensor.data_type not in onnx.TensorProto.DataType.values():
+    if tensor.data_type not in ELEMENT_TYPES:
         raise UserError(f"{where} has the type {tensor.data_type}, which ONNX does not know.")
     if any(dim < 0 for dim in tensor.dims):
         raise UserError(f"{where} has a negative size: {list(tensor.dims)}.")

@@ -323,6 +323,24 @@ def test_an_invalid_graph_is_refused_with_the_checkers_reason(tmp_path):
         model_file.load(save(proto, tmp_path / "a.onnx"))
 
 
+def test_names_that_are_no_text_are_refused(tmp_path):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(small_models.conv3d().SerializeToString().replace(b"conv", b"c\xffnv"))
+    with pytest.raises(UserError, match=r"name .* is not UTF-8"):
+        model_file.load(path)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_values_of_an_unknown_type_are_refused(tmp_path, nested):
+    proto = small_models.conv3d()
+    kind = helper.make_tensor_type_proto(99, [1])
+    if nested:
+        kind = helper.make_optional_type_proto(helper.make_sequence_type_proto(kind))
+    proto.graph.value_info.append(helper.make_value_info("odd", kind))
+    with pytest.raises(UserError, match="a tensor of type 99, which ONNX does not know"):
+        model_file.load(save(proto, tmp_path / "a.onnx"))
+
+
 @settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

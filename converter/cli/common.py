@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import ParamSpec
@@ -27,16 +28,18 @@ def exit_codes(command: Callable[P, int]) -> Callable[P, None]:
 
     A `UserError` becomes one sentence on stderr and exit code 2; so do Ctrl-C, a full disk, a
     folder that cannot be written, exhausted memory, and a fault of the program itself (which must
-    not look like exit code 1). With `--debug` there is a traceback instead.
+    not look like exit code 1). With `--debug` a traceback precedes it.
     """
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             sys.exit(command(*args, **kwargs))
+        except CLICK_OWN:
+            raise
         except (Exception, KeyboardInterrupt) as error:
-            if kwargs.get("debug") or isinstance(error, CLICK_OWN):
-                raise
+            if kwargs.get("debug"):
+                traceback.print_exc()
             click.echo(f"error: {' '.join(_sentence(error).splitlines())}", err=True)
             sys.exit(EXIT_BAD_INPUT)
 
