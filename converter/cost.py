@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from converter.conv3d import Conv3D, Dim
-from converter.rewrites import KEEP, pointwise, taps, temporal, unfold, winograd
+from converter.rewrites import KEEP, pointwise, taps, temporal, unfold, winograd, winograd_windows
 from converter.rewrites.tiling import PRODUCTS, cheapest_tiling
 
 ELEMENT_BYTES = 4
@@ -98,6 +98,8 @@ def estimate(conv: Conv3D, strategy: str) -> Cost:
         return Cost(direct, padded + sliced + (4 * kt - 3) * y, 3 * kt)
     assert strategy == winograd.NAME
     tiling = cheapest_tiling(frames_out)
+    if not isinstance(conv.x_shape[2], int):
+        tiling = (winograd_windows.TILE,) * math.ceil(frames_out / winograd_windows.TILE)
     products = sum(PRODUCTS[m] for m in tiling)
     if conv.group == 1 and not blocked:  # It groups the products, whose groups are then not full.
         direct *= UNBLOCKED_SLOWDOWN

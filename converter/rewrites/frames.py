@@ -109,6 +109,28 @@ def plane_attributes(conv: Conv3D) -> dict[str, object]:
     return attributes
 
 
+def read_planes(
+    emit: Emitter,
+    rows: gs.Tensor,
+    leading: Sequence[Dim],
+    plane: Sequence[Dim],
+    sized: gs.Tensor,
+    part: str = "result",
+) -> gs.Tensor:
+    """Read rows as (leading[0], leading[1], H, W).
+
+    Where more than one of these sizes is dynamic, H and W are read off `sized` (..., H, W) at run
+    time; of `leading`, only the first may then be unknown.
+    """
+    target = with_one_unknown((*leading, *plane))
+    if target is not None:
+        return emit.reshape(rows, target, f"{part}_planes")
+    hw = emit.dims(sized, 2, 4, f"{part}_hw")
+    known = emit.shop.ints([d if isinstance(d, int) else -1 for d in leading])
+    shape = emit.concat([known, hw], 0, f"{part}_target")
+    return emit.reshape(rows, shape, f"{part}_planes")
+
+
 def _pad_time(emit: Emitter, frames: Frames) -> Frames:
     pads = emit.conv.time_pads
     if pads == (0, 0):

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from converter.constants import Array, is_constant
 from converter.conv3d import AutoPad, ConstantWeight, Conv3D, Refusal
-from converter.rewrites import cook_toom, frames
+from converter.rewrites import cook_toom, frames, winograd_windows
 from converter.rewrites.emit import Emitter
 from converter.rewrites.tiling import DIRECT, PRODUCTS, Segment, cheapest_tiling, segments
 
@@ -31,7 +31,7 @@ def check(conv: Conv3D) -> Refusal | None:
     """Preconditions:
 
     1. Three taps in time, neither strided nor dilated, padded by known amounts.
-    2. N is 1, and the numbers of input and output frames are known and at least 2.
+    2. N is 1, and there are at least 2 output frames, or their number is known at run time only.
     3. The weights and the bias are plain constants: their values are transformed.
     4. The type is one that MatMul takes everywhere: fp16, fp32 or double.
     """
@@ -42,10 +42,8 @@ def check(conv: Conv3D) -> Refusal | None:
         )
     if conv.x_shape[0] != 1:
         return Refusal(conv.name, f"winograd needs a batch of 1, not {conv.x_shape[0]}")
-    if not isinstance(conv.x_shape[2], int) or output_frames(conv) < 2:
-        return Refusal(
-            conv.name, f"winograd needs 2 or more frames, a known number, not {conv.x_shape[2]}"
-        )
+    if isinstance(conv.x_shape[2], int) and output_frames(conv) < 2:
+        return Refusal(conv.name, f"winograd needs 2 or more frames, not {output_frames(conv)}")
     if not isinstance(conv.weight, ConstantWeight) or conv.weight.chain:
         return Refusal(conv.name, "winograd needs weights that are plain constants")
     if conv.bias is not None and not is_constant(conv.bias):
@@ -73,6 +71,7 @@ def rewrite(conv: Conv3D, emit: Emitter, sizes: Sequence[int] | None = None) -> 
             -> MatMul A^T (P*m, J*P) -> Reshape (P*m, O, H', W')
             -> Concat of the runs -> y
 
+    Where T is dynamic, `winograd_windows` draws the form.
     Padding in time costs nothing: the columns of B^T that would meet frames of zeros are left out.
 
     Args:
@@ -80,6 +79,11 @@ def rewrite(conv: Conv3D, emit: Emitter, sizes: Sequence[int] | None = None) -> 
         emit: Takes the nodes.
         sizes: Tile sizes that may be used (1: direct); by default all that are known.
     """
+    if not isinstance(conv.x_shape[2], int):
+        tile = winograd_windows.TILE
+        weight, bias = _weight(conv, emit, tile), _bias(conv, emit, tile)
+        winograd_windows.rewrite(conv, emit, weight, bias)
+        return
     entered = frames.enter(emit, pad=False)
     total = output_frames(conv)
     costs = {m: PRODUCTS[m] for m in (sizes or PRODUCTS)}
@@ -136,13 +140,13 @@ def _run(conv: Conv3D, emit: Emitter, x: gs.Tensor, run: Segment, index: int) ->
         x = emit.slice(x, 0, low, high, f"{part}_frames")
     data = _over_frames(emit, d, x, high - low, f"{part}_data")
     channels = [run.tiles, j * c * conv.group]
-    data = _planes(emit, data, channels, conv.x_shape[3:], x, f"{part}_data")
+    data = frames.read_planes(emit, data, channels, conv.x_shape[3:], x, f"{part}_data")
     weight = _weight(conv, emit, run.m)
     attributes = frames.plane_attributes(conv) | {"group": j * conv.group}
     y = emit.node("Conv", [data, weight, *_bias(conv, emit, run.m)], f"{part}_conv2d", **attributes)
     frames_of_products = run.tiles * j
     result = _over_frames(emit, output_matrix(run), y, frames_of_products, f"{part}_result")
-    return _planes(emit, result, [run.frames, o], conv.y_shape[3:], y, f"{part}_result")
+    return frames.read_planes(emit, result, [run.frames, o], conv.y_shape[3:], y, f"{part}_result")
 
 
 def _weight(conv: Conv3D, emit: Emitter, m: int) -> gs.Tensor:
@@ -183,22 +187,3 @@ def _over_frames(emit: Emitter, matrix: Array, x: gs.Tensor, count: int, part: s
     rows = emit.reshape(x, [count, -1], f"{part}_rows")
     constant = emit.shop.array(matrix.astype(emit.conv.x.dtype), "winograd_matrix")
     return emit.node("MatMul", [constant, rows], part)
-
-
-def _planes(
-    emit: Emitter,
-    rows: gs.Tensor,
-    leading: Sequence[int],
-    plane: Sequence[int | str | None],
-    sized: gs.Tensor,
-    part: str,
-) -> gs.Tensor:
-    """Read rows as (leading[0], leading[1], H, W); where H and W are dynamic they are those of
-    `sized`.
-    """
-    target = frames.with_one_unknown((*leading, *plane))
-    if target is not None:
-        return emit.reshape(rows, target, f"{part}_planes")
-    hw = emit.dims(sized, 2, 4, f"{part}_hw")
-    shape = emit.concat([emit.shop.ints(leading), hw], 0, f"{part}_target")
-    return emit.reshape(rows, shape, f"{part}_planes")
