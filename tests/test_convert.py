@@ -103,7 +103,9 @@ def test_every_option_of_the_door_reaches_the_job():
 
     given = inspect.signature(convert).parameters
     options = {f.name: f.default for f in dataclasses.fields(Options)}
-    assert set(given) - {"input", "output"} == set(options)
+    # `tune` and its cache are how the door spells the chooser.
+    assert options.pop("choose") is None
+    assert set(given) - {"input", "output", "tune", "tuning_cache"} == set(options)
     for name, default in options.items():
         if name not in ("pins", "shapes"):  # Made anew for each job; None at the door.
             assert given[name].default == default, name
