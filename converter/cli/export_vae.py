@@ -1,0 +1,159 @@
+"""`export-vae SOURCE OUT.onnx`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich import box
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table
+
+from converter.cli.common import EXIT_DIFFERENT, EXIT_EQUAL, exit_codes
+from converter.errors import UserError
+from converter.export import TOLERANCE, ExportResult, export
+from converter.report.terminal import console
+from converter.version import VERSION
+
+PHASES = {
+    "open": "reading the weights",
+    "trace": "tracing the decoder",
+    "write": "writing the graph",
+    "check": "comparing with upstream",
+}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("source")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--seed", type=click.IntRange(min=0), help="Random weights of this seed.")
+@click.option(
+    "--latent",
+    metavar="NxCxTxHxW",
+    help="Shape of the input, such as 1x16x3x16x16. Default: 1xCx3x16x16.",
+)
+@click.option("--dynamic", is_flag=True, help="Let T, H and W have any size.")
+@click.option("--opset", type=int, default=18, show_default=True, help="18 to 25.")
+@click.option("--no-check", is_flag=True, help="Do not run the graph against upstream's decode.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=TOLERANCE,
+    show_default=True,
+    help="Largest absolute error of the check.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the nodes by operator, too.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+@click.version_option(VERSION)
+@exit_codes
+def main(
+    source: str,
+    out: Path,
+    seed: int | None,
+    latent: str | None,
+    dynamic: bool,
+    opset: int,
+    no_check: bool,
+    tolerance: float,
+    overwrite: bool,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+    debug: bool,
+) -> int:
+    """Export a PyTorch video decoder as one ONNX graph, latent -> video.
+
+    SOURCE is a diffusers VAE folder (config.json and safetensors), the pipeline folder around it,
+    or a preset, wan2.1 or wan2.2-ti2v: the published configuration, with random weights (--seed).
+
+    The graph decodes a whole clip and does not grow with its length. It is run against the
+    original decoder before it is written.
+
+    Exit code: 0 done and equal; 1 the numbers differ by more than the tolerance, nothing was
+    written; 2 the input or the usage is wrong.
+    """
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    with _progress(quiet or as_json) as notify:
+        result = export(
+            source,
+            out,
+            seed=seed,
+            latent=None if latent is None else _parse_latent(latent),
+            dynamic=dynamic,
+            opset=opset,
+            check=not no_check,
+            tolerance=tolerance,
+            overwrite=overwrite,
+            notify=notify,
+        )
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=2))
+    elif not quiet:
+        _show(result, verbose)
+    if result.equal:
+        return EXIT_EQUAL
+    click.echo(
+        f"error: {result.sentence()}; {out} was not written. --tolerance "
+        f"{result.max_abs_error:.1e} would have passed.",
+        err=True,
+    )
+    return EXIT_DIFFERENT
+
+
+def _parse_latent(text: str) -> tuple[int, ...]:
+    sizes = text.lower().split("x")
+    if not all(size.isdecimal() for size in sizes):
+        raise UserError(f"--latent {text} is not a shape such as 1x16x3x16x16.")
+    return tuple(int(size) for size in sizes)
+
+
+def _show(result: ExportResult, verbose: bool) -> None:
+    weights = "read" if result.seed is None else f"random, seed {result.seed}"
+    dynamic = f", any {', '.join(result.dynamic)}" if result.dynamic else ""
+    graph = result.graph
+    table = Table(box=box.SIMPLE_HEAD, show_header=False)
+    table.add_row("family", f"{result.family} ({escape(result.source)}, weights {weights})")
+    table.add_row("latent", f"{_dims(result.latent)}{dynamic}")
+    table.add_row("video", _dims(result.video))
+    table.add_row("nodes", str(graph.node_count))
+    if verbose:
+        for op, count in graph.nodes.items():
+            table.add_row(f"  {op}", str(count))
+    table.add_row("Conv3D", str(graph.conv3d))
+    table.add_row("parameters", f"{graph.parameters:,}")
+    table.add_row("file size", decimal(graph.file_bytes))
+    table.add_row("opset", str(graph.opset))
+    out = console()
+    out.print(table)
+    out.print("time: " + ", ".join(f"{name} {s:.2f} s" for name, s in result.seconds.items()))
+    colour = "green" if result.equal else "red"
+    out.print(f"[{colour}]check:[/{colour}] {escape(result.sentence())}", soft_wrap=True)
+    if result.written:
+        out.print(f"written: {escape(str(result.output))}", soft_wrap=True)
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Names each phase on a terminal; silent when piped."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda phase: None
+        return
+    with console(stderr=True).status("starting") as status:
+        yield lambda phase: status.update(PHASES[phase])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""What an exportable video decoder offers, whatever its family.
+
+A family (one file each beside this one) wraps the upstream model and says how its `decode` becomes
+one graph.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+Shape = tuple[int, int, int, int, int]
+"""(N, C, T, H, W)."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a latent (N, channels, T, H, W) maps to a video (N, video_channels, T', H', W').
+
+    A causal decoder makes one frame of the first latent frame and `time` of every other:
+    T' = (T - 1) * time + 1, H' = H * space, W' = W * space.
+    """
+
+    channels: int
+    video_channels: int
+    time: int
+    space: int
+
+    def video_shape(self, latent: Shape) -> Shape:
+        """The shape a latent decodes to; raises ValueError naming the axis that does not fit."""
+        n, c, t, h, w = latent
+        if c != self.channels:
+            raise ValueError(f"C is {c}, but this decoder's latents have {self.channels} channels")
+        for axis, size in (("N", n), ("T", t), ("H", h), ("W", w)):
+            if size < 1:
+                raise ValueError(f"{axis} is {size}, but must be at least 1")
+        return n, self.video_channels, (t - 1) * self.time + 1, h * self.space, w * self.space
+
+
+class Decoder(ABC):
+    """One upstream model with its weights, ready to be exported."""
+
+    geometry: Geometry
+
+    @abstractmethod
+    def reference(self, latent: torch.Tensor) -> torch.Tensor:
+        """Upstream's own, unmodified `decode`: what every exported form must equal."""
+
+    @abstractmethod
+    def clip(self, *, dynamic: bool) -> nn.Module:
+        """A module latent -> video for a whole clip, whose trace does not grow with T.
+
+        With `dynamic`, one trace is right for every T, H, W >= 1; else for the sizes it was made
+        with. It shares its weights with the upstream model, which stays as it was.
+        """
+
+
+@dataclass(frozen=True)
+class Family:
+    """The decoders of one upstream class.
+
+    Attributes:
+        name: What people call it.
+        upstream: The diffusers class; a config.json names it as `_class_name`.
+        wrap: Makes a `Decoder` of an instance of `upstream`.
+        presets: Published configurations, by the name that a user types.
+        last_layer: The convolution whose output becomes the pixels, as a path in `upstream`.
+    """
+
+    name: str
+    upstream: type[Any]
+    wrap: Callable[[Any], Decoder]
+    presets: Mapping[str, Mapping[str, Any]]
+    last_layer: str

@@ -1,0 +1,189 @@
+"""From what a user names, a preset or a folder, to a decoder with weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import safetensors
+import torch
+from torch import nn
+
+from converter.errors import UserError
+from models.base import Decoder, Family
+from models.wan import WAN
+
+FAMILIES = (WAN,)
+
+CONFIG = "config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+WEIGHTS_INDEX = WEIGHTS + ".index.json"
+
+CONSTANT_SPREAD = 0.1
+"""Standard deviation of the noise on seeded weights that upstream starts as all equal."""
+
+LAST_LAYER_GAIN = 0.5
+"""Factor on the seeded last layer: it keeps the video clear of the final clamp to [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A decoder and where it comes from; `seed` is None where the weights were read."""
+
+    family: Family
+    decoder: Decoder
+    seed: int | None
+
+
+def open_source(source: str, seed: int | None) -> Opened:
+    """Open a preset by its name, or a diffusers VAE folder (or the pipeline folder around it).
+
+    A preset, or a folder without weights, gets weights of the given seed.
+
+    Raises:
+        UserError: neither of them, no weights and no seed, or weights that do not fit.
+    """
+    for family in FAMILIES:
+        if source in family.presets:
+            if seed is None:
+                raise UserError(
+                    f"{source} is a published configuration without weights: give --seed 0 for "
+                    "random ones, or the folder that holds the real ones."
+                )
+            return _seeded(family, family.presets[source], seed, what=source)
+    folder = Path(source)
+    if folder.is_dir():
+        return _open_folder(folder, seed)
+    presets = ", ".join(name for family in FAMILIES for name in family.presets)
+    raise UserError(
+        f"{source} is neither a folder nor a preset; a folder holds {CONFIG} and {WEIGHTS}, "
+        f"the presets are {presets}."
+    )
+
+
+def _open_folder(folder: Path, seed: int | None) -> Opened:
+    if not (folder / CONFIG).is_file() and (folder / "vae" / CONFIG).is_file():
+        folder = folder / "vae"
+    config = _read_json(folder / CONFIG)
+    family = _family_of(config, folder / CONFIG)
+    files = _weight_files(folder)
+    if files and seed is not None:
+        raise UserError(f"{folder} has weights: leave out --seed, which would replace them.")
+    if not files and seed is None:
+        raise UserError(
+            f"{folder} has a {CONFIG} but no {WEIGHTS}: add it, or give --seed 0 for random "
+            "weights."
+        )
+    if seed is not None:
+        return _seeded(family, config, seed, what=str(folder / CONFIG))
+    with torch.device("meta"):
+        expected = _build(family, config, str(folder / CONFIG)).state_dict()
+    _check_weights(folder, family, files, expected)
+    vae = family.upstream.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
+    )
+    return Opened(family, family.wrap(vae), None)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: {path.parent} is not a diffusers VAE folder.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object.")
+    return content
+
+
+def _family_of(config: Mapping[str, Any], path: Path) -> Family:
+    name = config.get("_class_name")
+    for family in FAMILIES:
+        if family.upstream.__name__ == name:
+            return family
+    known = ", ".join(family.upstream.__name__ for family in FAMILIES)
+    if name is None:
+        raise UserError(f"{path} does not name its class under _class_name; known are {known}.")
+    raise UserError(f"{path} is of class {name}, which cannot be exported; known are {known}.")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that make up the weights; empty where there are none."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    index = folder / WEIGHTS_INDEX
+    if not index.is_file():
+        return []
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{index} has no weight_map.")
+    files = [folder / name for name in sorted(set(weight_map.values()))]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise UserError(f"{index} names files that are not there: {', '.join(missing)}.")
+    return files
+
+
+def _check_weights(
+    folder: Path, family: Family, files: list[Path], expected: Mapping[str, torch.Tensor]
+) -> None:
+    """Compare names and shapes with the model's, reading the files' headers only."""
+    found = dict(item for file in files for item in _header(file))
+    complaints = []
+    for name, tensor in expected.items():
+        needed = _show(tensor.shape)
+        if name not in found:
+            complaints.append(f"{name} is missing ({needed})")
+        elif found[name] != tuple(tensor.shape):
+            complaints.append(f"{name} is {_show(found[name])} where {needed} is needed")
+    if complaints:
+        raise UserError(
+            f"the weights in {folder} do not fit {family.upstream.__name__} as its {CONFIG} "
+            f"describes it, in {len(complaints)} tensors:\n  " + "\n  ".join(complaints)
+        )
+
+
+def _header(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    try:
+        with safetensors.safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - not a dictionary
+                yield name, tuple(tensors.get_slice(name).get_shape())
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{file} is not a safetensors file, or is truncated: {error}.") from error
+
+
+def _seeded(family: Family, config: Mapping[str, Any], seed: int, what: str) -> Opened:
+    """Upstream's own initialization under a seed, made fit for comparing two ways to compute.
+
+    Weights that start as all ones or zeros would hide a mistake in their use, so they get noise.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        vae = _build(family, config, what)
+        for weight in vae.parameters():
+            if weight.numel() > 1 and bool((weight == weight.flatten()[0]).all()):
+                weight.add_(torch.randn_like(weight) * CONSTANT_SPREAD)
+        for weight in vae.get_submodule(family.last_layer).parameters():
+            weight.mul_(LAST_LAYER_GAIN)
+    return Opened(family, family.wrap(vae), seed)
+
+
+def _build(family: Family, config: Mapping[str, Any], what: str) -> nn.Module:
+    diffusers.utils.logging.set_verbosity_error()
+    try:
+        vae: nn.Module = family.upstream.from_config(dict(config))
+    except Exception as error:  # upstream's constructors raise whatever a wrong value leads to
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{what} does not describe a {family.upstream.__name__}: {reason}.") from (
+            error
+        )
+    return vae
+
+
+def _show(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"

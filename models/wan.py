@@ -1,0 +1,189 @@
+"""Wan 2.1 and Wan 2.2 TI2V-5B: `AutoencoderKLWan` of diffusers.
+
+Upstream (`AutoencoderKLWan._decode`) decodes one latent frame at a time and carries, for each
+causal convolution, the frames it saw last. A trace of that loop grows with T. Over the whole clip
+at once every part of the decoder gives the same values, but for two rules of `WanResample`:
+
+- the first latent frame is not doubled in time (its cache begins as the marker "Rep");
+- what `time_conv` sees before the second latent frame is zeros, not the first frame.
+
+`DupUp3D`, the shortcut of Wan 2.2, has the first rule already, as its argument `first_chunk`.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    WanAttentionBlock,
+    WanResample,
+    WanRMS_norm,
+    unpatchify,
+)
+from torch import nn
+
+from models.base import Decoder, Family, Geometry
+
+
+class WanDecoder(Decoder):
+    """See `models.base.Decoder`."""
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        self._vae = vae.eval()
+        config = vae.config
+        patch = config.patch_size or 1
+        self.geometry = Geometry(
+            channels=config.z_dim,
+            video_channels=config.out_channels // patch**2,
+            time=2 ** sum(config.temperal_downsample),
+            space=2 ** (len(config.dim_mult) - 1) * patch,
+        )
+
+    def reference(self, latent: torch.Tensor) -> torch.Tensor:
+        """Upstream's loop over the latent frames."""
+        video: torch.Tensor = self._vae.decode(latent).sample
+        return video
+
+    def clip(self, *, dynamic: bool) -> nn.Module:
+        """The whole clip at once."""
+        return _Clip(self._vae, dynamic=dynamic).eval()
+
+
+class _Clip(nn.Module):
+    """The steps of `AutoencoderKLWan._decode` without its loop.
+
+    The decoder is a copy of upstream's, so its modules run upstream's code and lend their names to
+    the graph; the few kinds replaced below keep the names, too.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan, *, dynamic: bool) -> None:
+        super().__init__()
+        self.post_quant_conv = vae.post_quant_conv
+        self.decoder = _copy_sharing_weights(vae.decoder)
+        for name, module in list(self.decoder.named_modules()):  # outer modules come first
+            if isinstance(module, WanResample):
+                self.decoder.set_submodule(name, _Upsample(module, dynamic=dynamic))
+            elif isinstance(module, WanAttentionBlock):
+                self.decoder.set_submodule(name, _FrameAttention(module))
+            elif isinstance(module, WanRMS_norm):
+                self.decoder.set_submodule(name, _RMSNorm(module))
+        self._patch_size = vae.config.patch_size or 1
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        video = self.decoder(self.post_quant_conv(latent), first_chunk=True)
+        return torch.clamp(unpatchify(video, self._patch_size), -1.0, 1.0)
+
+
+def _copy_sharing_weights(module: nn.Module) -> nn.Module:
+    """A copy whose submodules can be replaced, with the original's own parameters."""
+    return copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})
+
+
+class _Upsample(nn.Module):
+    """`WanResample` (upsample2d and upsample3d): (N, C, T, H, W) -> (N, C', T', 2H, 2W).
+
+    T' is T, or 2T - 1 where there is a `time_conv`.
+    """
+
+    def __init__(self, upstream: WanResample, *, dynamic: bool) -> None:
+        super().__init__()
+        _, conv = upstream.resample
+        # Doubling by "nearest" picks the same pixels as upstream's "nearest-exact", which is not an
+        # ONNX operator and would become a gather.
+        self.resample = nn.Sequential(nn.Upsample(scale_factor=(2.0, 2.0), mode="nearest"), conv)
+        self.time_conv = upstream.time_conv if upstream.mode == "upsample3d" else None
+        self._dynamic = dynamic
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        frames = x.transpose(1, 2) if self.time_conv is None else self._double_time(x)
+        n, t, c, h, w = frames.shape
+        y: torch.Tensor = self.resample(frames.reshape(n * t, c, h, w))
+        return y.reshape(n, t, y.shape[1], 2 * h, 2 * w).transpose(1, 2)
+
+    def _double_time(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, T, H, W) -> frame-major (N, 2T - 1, C, H, W)."""
+        first, later = x[:, :, :1], x[:, :, 1:]
+        if self._dynamic:
+            # Runtimes refuse a convolution of no frames, which T = 1 would be. One more frame of
+            # the zero history avoids it; the two frames made of it are dropped below.
+            later = torch.cat([torch.zeros_like(first), later], dim=2)
+        elif x.shape[2] == 1:
+            return first.transpose(1, 2)
+        assert self.time_conv is not None
+        n, c, t, h, w = later.shape
+        pairs = self.time_conv(later).reshape(n, 2, c, t, h, w).permute(0, 3, 1, 2, 4, 5)
+        doubled = pairs.reshape(n, 2 * t, c, h, w)
+        if self._dynamic:
+            doubled = doubled[:, 2:]
+        return torch.cat([first.transpose(1, 2), doubled], dim=1)
+
+
+class _RMSNorm(nn.Module):
+    """`WanRMS_norm`, x / max(|x|, 1e-12) * scale * gamma, with the two factors made one.
+
+    Upstream's `functional.normalize` expands |x| to x's shape; here the division broadcasts.
+    """
+
+    def __init__(self, upstream: WanRMS_norm) -> None:
+        super().__init__()
+        if not upstream.channel_first or isinstance(upstream.bias, nn.Parameter):
+            raise ValueError("a norm over channels without bias is expected")
+        self.weight = nn.Parameter((upstream.gamma * upstream.scale).detach(), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-12)
+        normed: torch.Tensor = x / norm * self.weight
+        return normed
+
+
+class _FrameAttention(nn.Module):
+    """`WanAttentionBlock`, one head over the H*W positions of each frame, in plain products.
+
+    Upstream's `scaled_dot_product_attention` would become some twenty nodes of shape arithmetic.
+    """
+
+    def __init__(self, upstream: WanAttentionBlock) -> None:
+        super().__init__()
+        self.norm = upstream.norm
+        self.to_qkv = upstream.to_qkv
+        self.proj = upstream.proj
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, c, t, h, w = x.shape
+        frames = x.transpose(1, 2).reshape(n * t, c, h, w)
+        # q, k and v are (N*T, C, H*W) each.
+        q, k, v = self.to_qkv(self.norm(frames)).flatten(2).chunk(3, dim=1)
+        weights = torch.softmax(torch.matmul((q * c**-0.5).transpose(1, 2), k), dim=-1)
+        y = torch.matmul(v, weights.transpose(1, 2)).reshape(n * t, c, h, w)
+        projected: torch.Tensor = self.proj(y)
+        return x + projected.reshape(n, t, c, h, w).transpose(1, 2)
+
+
+# The configurations published with the weights, as far as they shape the decoder.
+_COMMON = {
+    "dim_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "attn_scales": [],
+    "temperal_downsample": [False, True, True],
+}
+_WAN_2_1 = _COMMON | {"base_dim": 96, "z_dim": 16}
+_WAN_2_2_TI2V = _COMMON | {
+    "base_dim": 160,
+    "decoder_base_dim": 256,
+    "z_dim": 48,
+    "in_channels": 12,
+    "out_channels": 12,
+    "patch_size": 2,
+    "is_residual": True,
+    "scale_factor_spatial": 16,
+}
+
+WAN = Family(
+    name="Wan",
+    upstream=AutoencoderKLWan,
+    wrap=WanDecoder,
+    presets={"wan2.1": _WAN_2_1, "wan2.2-ti2v": _WAN_2_2_TI2V},
+    last_layer="decoder.conv_out",
+)
