@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter import model_file
+from converter import model_file, output_files
 from converter.errors import UserError
 from converter.export_graph import INPUT, OPSETS, OUTPUT, trace
-from converter.model_file import Model, PendingOutput
+from converter.model_file import Model
+from converter.output_files import PendingOutput
 from converter.result import GraphSummary, summarize
 from converter.session import CPU_ID, Session, onnxruntime
 from converter.version import VERSION
@@ -158,36 +159,37 @@ def export(
         UserError: bad input or usage; nothing was written.
     """
     out = Path(out)
-    model_file.refuse_to_replace(out, overwrite)
+    output_files.refuse_to_replace(out, overwrite)
     if opset not in OPSETS:
         raise UserError(f"opset {opset} cannot be exported: take {OPSETS[0]} to {OPSETS[-1]}.")
     _need_extra()
     if check:
         onnxruntime()
     clock = _Clock(notify)
-    with clock.phase("open"):
-        opened = _open(source, seed)
-    shape, video = _shapes(opened.decoder, latent)
-    with clock.phase("trace"), _memory_errors():
-        model = _trace(opened.decoder, shape, dynamic, opset)
-    _describe(model, source, opened)
-    with model_file.pending_output(out) as pending:
+    # Opened before the work, so that a folder that cannot be written is known at once.
+    with output_files.pending_output(out) as pending:
+        with clock.phase("open"):
+            opened = _open(source, seed)
+        shape, video = _shapes(opened.decoder, latent)
+        with clock.phase("trace"), _memory_errors():
+            model = _trace(opened.decoder, shape, dynamic, opset)
+        _describe(model, source, opened)
         with clock.phase("write"):
             pending.write(model, external=model_file.wants_external(model, "auto"))
-        shapes: tuple[Shape, ...] = ()
+            file_bytes = pending.file_bytes()
+        checked: tuple[Shape, ...] = ()
         error = None
         if check:
-            shapes = (shape, *(_resized(shape, sizes) for sizes in UNSEEN_SIZES if dynamic))
+            checked = (shape, *(_resized(shape, sizes) for sizes in UNSEEN_SIZES if dynamic))
             with clock.phase("check"), _memory_errors():
-                error = _max_abs_error(opened.decoder, pending, shapes)
-        file_bytes = pending.file_bytes()
-        equal = error is None or error <= tolerance
-        if equal:
+                error = _max_abs_error(opened.decoder, pending, checked)
+        written = error is None or error <= tolerance
+        if written:
             pending.commit()
     return ExportResult(
         source=source,
         output=out,
-        written=equal,
+        written=written,
         family=opened.family.name,
         seed=opened.seed,
         latent=shape,
@@ -196,7 +198,7 @@ def export(
         graph=summarize(model.proto, _conv3d(model), file_bytes),
         max_abs_error=error,
         tolerance=tolerance,
-        checked=shapes,
+        checked=checked,
         seconds=clock.seconds,
     )
 

@@ -179,7 +179,7 @@ def _build(family: Family, config: Mapping[str, Any], what: str) -> nn.Module:
         vae: nn.Module = family.upstream.from_config(dict(config))
     except Exception as error:  # upstream's constructors raise whatever a wrong value leads to
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{what} does not describe a {family.upstream.__name__}: {reason}.") from (
+        raise UserError(f"{what} does not describe an {family.upstream.__name__}: {reason}.") from (
             error
         )
     return vae

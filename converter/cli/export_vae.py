@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from converter.cli.common import EXIT_DIFFERENT, EXIT_EQUAL, exit_codes
+from converter.cli.common import EXIT_DIFFERENT, EXIT_EQUAL, exit_codes, reader_may_leave
 from converter.errors import UserError
 from converter.export import TOLERANCE, ExportResult, export
 from converter.report.terminal import console
@@ -95,18 +96,23 @@ def main(
             overwrite=overwrite,
             notify=notify,
         )
-    if as_json:
-        click.echo(json.dumps(result.to_json(), indent=2))
-    elif not quiet:
-        _show(result, verbose)
+    with reader_may_leave():
+        if as_json:
+            click.echo(json.dumps(result.to_json(), indent=2))
+        elif not quiet:
+            _show(result, verbose)
     if result.equal:
         return EXIT_EQUAL
-    click.echo(
-        f"error: {result.sentence()}; {out} was not written. --tolerance "
-        f"{result.max_abs_error:.1e} would have passed.",
-        err=True,
-    )
+    click.echo(f"error: {result.sentence()}; {out} was not written.{_hint(result)}", err=True)
     return EXIT_DIFFERENT
+
+
+def _hint(result: ExportResult) -> str:
+    error = result.max_abs_error
+    if error is None or not math.isfinite(error):
+        return ""
+    step = 10.0 ** (math.floor(math.log10(error)) - 1)
+    return f" --tolerance {math.ceil(error / step) * step:.1e} would have passed."
 
 
 def _parse_latent(text: str) -> tuple[int, ...]:
