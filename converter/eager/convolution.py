@@ -187,15 +187,16 @@ def _cheapest_segments(frames: int, sizes: tuple[int, ...]) -> tuple[Segment, ..
 
 def _tiles_within_budget(x: Tensor, kernel: Kernel) -> tuple[int, ...]:
     stored = kernel.compute_dtype or kernel.result_dtype
-    if stored == torch.float32 and _fp32_is_rounded(x):
+    if stored == torch.float32 and _fp32_is_rounded(x.is_cuda):
         stored = torch.float16  # TF32 has fp16's mantissa.
     if stored not in _BUDGETS:
         return tuple(PRODUCTS)
     return accurate_tiles(_BUDGETS[stored], str(stored).removeprefix("torch."))
 
 
-def _fp32_is_rounded(x: Tensor) -> bool:
+@assume_constant
+def _fp32_is_rounded(on_cuda: bool) -> bool:
     """Whether fp32 convolutions or matrix products are computed in less than fp32 here."""
     return torch.get_float32_matmul_precision() != "highest" or (
-        x.is_cuda and torch.backends.cudnn.allow_tf32
+        on_cuda and torch.backends.cudnn.allow_tf32
     )

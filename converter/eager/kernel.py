@@ -30,14 +30,27 @@ def assume_constant(function: _F) -> _F:
     return mark(function)
 
 
-@assume_constant
 def winograd_matrix(name: str, m: int, tiles: int = 1, frames: int | None = None) -> Tensor:
     """The float64 `g` or `bias` of F(m, 3), or `data` or `output` for so many tiles and frames."""
+    if torch.compiler.is_compiling():
+        return torch.tensor(_traced_rows(name, m, tiles, frames), dtype=torch.float64)
+    return torch.tensor(_matrix(name, m, tiles, frames))
+
+
+@assume_constant
+def _traced_rows(name: str, m: int, tiles: int, frames: int | None) -> list[object]:
+    # Numbers, not a tensor: torch.compile takes one constant tensor from a function, not several.
+    rows: list[object] = _matrix(name, m, tiles, frames).tolist()
+    return rows
+
+
+def _matrix(name: str, m: int, tiles: int, frames: int | None) -> cook_toom.Array:
     if name == "data":
-        return torch.tensor(cook_toom.data_matrix(tiles, m, frames))
+        return cook_toom.data_matrix(tiles, m, frames)
     if name == "output":
-        return torch.tensor(cook_toom.output_matrix(tiles, m, frames))
-    return torch.tensor(getattr(cook_toom.matrices(m), name))
+        return cook_toom.output_matrix(tiles, m, frames)
+    transform = cook_toom.matrices(m)
+    return transform.g if name == "g" else transform.bias
 
 
 @dataclass(eq=False)
