@@ -118,6 +118,20 @@ def test_float32(strategy):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("kernel_size", [3, (3, 1, 1)])
+def test_channels_last(kernel_size, strategy):
+    conv = nn.Conv3d(16, 16, kernel_size, padding="same").double()
+    conv.to(memory_format=torch.channels_last_3d)
+    x = torch.randn(2, 16, 5, 6, 7, dtype=torch.float64)
+    expected = conv(x)
+    replace_conv3d(conv, strategy)
+    for memory_format in (torch.contiguous_format, torch.channels_last_3d):
+        result = conv(x.to(memory_format=memory_format))
+        assert result.is_contiguous()
+        assert (result - expected).abs().max() <= EXACT
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("x", [torch.empty(0, 16, 8, 6, 6), torch.randn(1, 16, 3, 3, 3)])
 def test_smallest_inputs(x, strategy):
     conv = nn.Conv3d(16, 16, 3)
