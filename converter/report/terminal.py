@@ -16,8 +16,8 @@ from converter.plan import Plan
 from converter.providers import Usable
 from converter.result import ConvertResult, GraphSummary
 
-PIPED_WIDTH = 160
-"""Columns when no terminal tells: wide enough that a plan's rows do not wrap."""
+PIPED_WIDTH = 1000
+"""Columns when no terminal tells: a plan has one line a Conv3D, however long its names are."""
 
 
 def console(*, stderr: bool = False) -> Console:
