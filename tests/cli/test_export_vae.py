@@ -176,7 +176,9 @@ def test_bad_input_is_a_sentence_and_exit_2(monkeypatch, outcome, sentence):
 
 def test_debug_shows_where(monkeypatch):
     returning(monkeypatch, UserError("no."))
-    assert isinstance(invoke("wan2.1", "out.onnx", "--debug").exception, UserError)
+    result = invoke("wan2.1", "out.onnx", "--debug")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Traceback (most recent call last)")
 
 
 def test_without_pytorch_the_extra_is_named(tmp_path):
