@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 import onnx.helper
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from converter.surgeon import Surgery
 from converter.weights import Computed, WeightTable
@@ -52,7 +52,8 @@ def constant_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
 
 def _holder(tensor: gs.Tensor) -> gs.Constant | None:
     if isinstance(tensor, gs.Constant):
-        return tensor
+        # A sparse one is left to the runtime: graph-surgeon does not read its raw data.
+        return None if isinstance(tensor._values, SparseValues) else tensor
     if len(tensor.inputs) == 1 and tensor.inputs[0].op == "Constant":
         value = tensor.inputs[0].attrs.get("value")
         return value if isinstance(value, gs.Constant) else None

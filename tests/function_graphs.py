@@ -11,7 +11,8 @@ from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, helper, n
 from tests.conv_case import Answer, ConvCase, Parts, Run, Trial, open_output, video_input
 
 DOMAIN = "small.local"
-CASE = ConvCase(pads=(2, 1, 1, 0, 1, 1), size=(4, 4, 5))
+# Large enough for weights of more than a kilobyte.
+CASE = ConvCase(in_per_group=4, out_per_group=4, pads=(2, 1, 1, 0, 1, 1), size=(4, 4, 5))
 
 
 def _function(

@@ -12,8 +12,9 @@ from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from tests.conv_case import Answer, ConvCase, Parts, Run, Trial, open_output, video_input
 
-# Keeps C, T, H and W, so that a body can apply it again to its own result.
-KEEPING = ConvCase(pads=(1, 1, 1, 1, 1, 1), size=(3, 4, 5))
+# Keeps C, T, H and W, so that a body can apply it again to its own result. The weights take more
+# than a kilobyte: small and large tensors go different ways through a converter.
+KEEPING = ConvCase(in_per_group=4, out_per_group=4, pads=(1, 1, 1, 1, 1, 1), size=(3, 4, 5))
 # Kt = 1 and Kh = Kw = 1: bodies see the other strategies of "auto" too.
 KEEPING_POINTWISE = ConvCase(kernel=(1, 3, 3), pads=(0, 1, 1, 0, 1, 1), size=(3, 4, 5))
 KEEPING_TEMPORAL = ConvCase(kernel=(3, 1, 1), pads=(2, 0, 0, 0, 0, 0), size=(3, 4, 5))

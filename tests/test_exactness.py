@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from converter import convert
 from tests import execute, function_graphs, graphs, nested_graphs, pad_graphs
 from tests.conv_case import ConvCase
 from tests.execute import NEWEST_OPSET, all_nodes, assert_right, conv3d_left
@@ -19,7 +20,7 @@ from tests.judge import (
     rounding,
 )
 from tests.random_cases import conv_cases
-from tests.weight_sources import WEIGHT_SOURCES, lowest_opset
+from tests.weight_sources import WEIGHT_SOURCES, lowest_opset, sparse
 
 STRATEGIES = ("auto", "unfold", "taps")
 # One for each strategy that "auto" can choose.
@@ -96,7 +97,8 @@ def test_weight_sources(tmp_path, source, kernel, strategy):
         case = ConvCase(
             weights=source,
             groups=2,
-            in_per_group=3,
+            in_per_group=5,
+            out_per_group=8,
             kernel=kernel,
             opset=opset,
             integers=integers,
@@ -104,6 +106,20 @@ def test_weight_sources(tmp_path, source, kernel, strategy):
         )
         trial = graphs.single(case)
         assert_no_shape_arithmetic(*assert_converted(trial, tmp_path, strategy), trial, case)
+
+
+@every_strategy
+def test_sparse_initializer(tmp_path, strategy):
+    """Not what the checker calls a Conv's weights, yet onnxruntime takes them."""
+    trial = graphs.single(ConvCase(pads=(2, 1, 1, 0, 1, 1)))
+    graph = trial.model.graph
+    (dense,) = (tensor for tensor in graph.initializer if tensor.name == "w")
+    graph.sparse_initializer.append(sparse("w", onnx.numpy_helper.to_array(dense)))
+    graph.initializer.remove(dense)
+    onnx.save(trial.model, tmp_path / "in.onnx")
+    result = convert(tmp_path / "in.onnx", tmp_path / "out.onnx", strategy=strategy, validate=False)
+    assert result.conv3d_left == 0
+    assert_right(onnx.load(tmp_path / "out.onnx"), trial)
 
 
 @every_strategy

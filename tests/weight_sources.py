@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from onnx import helper, numpy_helper
+from onnx import SparseTensorProto, helper, numpy_helper
 
 from tests.conv_case import ConvCase, Parts
 
@@ -29,6 +29,20 @@ def initializer(case: ConvCase, parts: Parts) -> list[Choice]:
 def constant(case: ConvCase, parts: Parts) -> list[Choice]:
     parts.add("Constant", [], "w", value=numpy_helper.from_array(_values(case)))
     return _fixed(_values(case))
+
+
+def sparse_constant(case: ConvCase, parts: Parts) -> list[Choice]:
+    parts.add("Constant", [], "w", sparse_value=sparse("w", _values(case)))
+    return _fixed(_values(case))
+
+
+def sparse(name: str, values: np.ndarray) -> SparseTensorProto:
+    places = np.flatnonzero(values)
+    return helper.make_sparse_tensor(
+        numpy_helper.from_array(values.ravel()[places], name),
+        numpy_helper.from_array(places, f"places_of_{name}"),
+        values.shape,
+    )
 
 
 def identity(case: ConvCase, parts: Parts) -> list[Choice]:
@@ -164,6 +178,7 @@ WEIGHT_SOURCES: dict[str, Source] = {
     for source in (
         initializer,
         constant,
+        sparse_constant,
         identity,
         cast_from_half,
         cast_from_double,
