@@ -21,7 +21,7 @@ from converter.conv3d import ConstantWeight, Conv3D, Unread, find_conv3d
 from converter.errors import UserError
 from converter.kernels import GENERIC, Target
 from converter.layout import make_frame_major
-from converter.layout_view import View
+from converter.layout.view import View
 from converter.model_file import ExternalData, Model
 from converter.opset import OpsetChange
 from converter.output_files import PendingOutput

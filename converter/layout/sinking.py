@@ -10,7 +10,7 @@ is not made: what consumes it is rewritten to consume the source, and its result
 
 Only views that begin where frame-major layout is left sink; a transpose elsewhere, attention's for
 instance, stays where it is. Where an operator has no rule in
-`converter.layout_rules`, or a graph output asks for the original layout, the view is made.
+`converter.layout.rules`, or a graph output asks for the original layout, the view is made.
 
 The idea of sinking transposes is the transpose optimizer's of onnxruntime and of tf2onnx; both
 stop at the reshapes that video decoders put around their convolutions.
@@ -24,8 +24,9 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from converter.constants import Workshop
-from converter.layout_rules import RULES, Context
-from converter.layout_view import View
+from converter.layout.context import Context
+from converter.layout.rules import RULES
+from converter.layout.view import View
 from converter.surgeon import Surgery
 from converter.weights import WeightTable
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from converter.layout_view import View
+from converter.layout.view import View
 
 Dim = int | str | None
 Group = tuple[list[int], list[int]]
