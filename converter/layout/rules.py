@@ -254,6 +254,8 @@ def resize(node: gs.Node, context: Context) -> bool:
     view = _main_view(node, context)
     if view is None or node.attrs.get("axes") or len(node.inputs) < 3:
         return False
+    if context.surgery.opset < 13:  # There the region of interest may not be left out.
+        return False
     if node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         return False
     inputs: list[gs.Tensor] = [view.source, gs.Variable.empty()]

@@ -207,6 +207,30 @@ def test_dynamic_sizes(name: str, n: int | str, tmp_path: Path) -> None:
         assert counts["Shape"] == counts["Reshape"] == 0
 
 
+@pytest.mark.parametrize("opset", [11, 12, 13, 17])
+@pytest.mark.parametrize("name", ["sigmoid", "residual sum", "edge pad", "softmax over channels"])
+def test_older_opsets(name: str, opset: int, tmp_path: Path) -> None:
+    nodes, constants = PASSES[name]
+    model = between(nodes, constants, n=1, sizes=(T, H, W))
+    model.opset_import[0].version = opset
+    counts = convert_and_compare(model, tmp_path)
+    assert counts["Transpose"] == (4 if name.startswith("softmax") and opset < 13 else 2)
+
+
+def test_resize_with_a_region_of_opset_11(tmp_path: Path) -> None:
+    resize = node(
+        "Resize",
+        ["a", "roi", "k"],
+        mode="nearest",
+        nearest_mode="floor",
+        coordinate_transformation_mode="asymmetric",
+    )
+    constants = [constant("roi", []), constant("k", [1, 1, 1, 2, 2])]
+    model = between([resize], constants, n=1, sizes=(T, H, W))
+    model.opset_import[0].version = 11
+    convert_and_compare(model, tmp_path)
+
+
 def test_doubling_frames_out_of_channels_is_one_reshape(tmp_path: Path) -> None:
     """Wan's temporal upsampling: (1, 2C, T, H, W) -> (1, C, 2T, H, W)."""
     first, first_weight = conv("x", "a", outputs=2 * C)
