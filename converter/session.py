@@ -159,8 +159,6 @@ def _from_value(value: Any) -> Array:
         return array
     shape: Sequence[int] = value.shape()
     count = int(np.prod(shape, dtype=np.int64))
-    if count == 0:
-        return np.empty(shape, ml_dtypes.bfloat16)
     buffer = (ctypes.c_uint16 * count).from_address(value.data_ptr())
     bits: Array = np.array(buffer, np.uint16)  # a copy: the value owns the buffer and dies here
     typed: Array = bits.view(ml_dtypes.bfloat16).reshape(shape)
