@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from converter.cli.common import (
     parse_shapes,
     reader_may_leave,
 )
+from converter.cli.progress import progress
 from converter.convert import Options, run
 from converter.errors import UserError
 from converter.kernels import GENERIC, TARGETS
@@ -166,7 +165,8 @@ def main(
         _check_plan_out(plan_out, input, output, options["overwrite"])
     chosen = merge_pins(read_pins(plan_in) if plan_in else {}, parse_pairs("--pin", pins))
     request = Options(pins=chosen, shapes=parse_shapes(shapes), validate=not no_validate, **options)
-    with _progress(quiet or as_json) as notify:
+    with progress(quiet or as_json) as show:
+        notify = _named(show)
         if tune:
             request = replace(request, choose=_tuner(request, tuning_cache, notify))
         result = run(input, output, request, notify)
@@ -175,6 +175,10 @@ def main(
     with reader_may_leave():
         _show(result, as_json, verbose, quiet)
     return EXIT_EQUAL if result.equal else EXIT_DIFFERENT
+
+
+def _named(show: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda phase: show(PHASES.get(phase, phase))
 
 
 def _tuner(request: Options, cache: Path | None, notify: Callable[[str], None]) -> Tuner:
@@ -217,25 +221,6 @@ def _show(result: ConvertResult, as_json: bool, verbose: bool, quiet: bool) -> N
     if result.after is not None:
         print_summary(out, result)
     print_verdict(out, result, verbose)
-
-
-def _progress(quiet: bool) -> AbstractContextManager[Callable[[str], None]]:
-    """Names each phase on a terminal; silent when piped."""
-    if quiet or not sys.stderr.isatty():
-        return nullcontext(lambda phase: None)
-    return _Spinner()
-
-
-class _Spinner(AbstractContextManager[Callable[[str], None]]):
-    def __init__(self) -> None:
-        self._status = console(stderr=True).status("starting")
-
-    def __enter__(self) -> Callable[[str], None]:
-        self._status.__enter__()
-        return lambda phase: self._status.update(PHASES.get(phase, phase))
-
-    def __exit__(self, *exception: object) -> None:
-        self._status.stop()
 
 
 if __name__ == "__main__":

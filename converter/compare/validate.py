@@ -7,39 +7,27 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from converter.compare import feeds
 from converter.compare import tolerance as tolerances
 from converter.compare.feeds import Array, Shapes
 from converter.compare.interface import (
     Interface,
-    TensorSpec,
     check_same,
     load_skeleton,
     read_interface,
-    show_shape,
 )
 from converter.compare.metrics import difference
 from converter.compare.output_difference import OutputDifference as OutputDifference
 from converter.compare.reference_evaluator import ReferenceRunner, TooMuchWorkError
+from converter.compare.running import Ran, Runner, Seeded, run_first_legal, show_shapes
 from converter.compare.tolerance import Tolerance as Tolerance
 from converter.errors import UserError
 from converter.providers import AUTO, Usable, choose, make_session
-from converter.session import NotSupportedError, RunError
+from converter.session import NotSupportedError
 
 Progress = Callable[[str], None]
-
-
-class Runner(Protocol):
-    """Runs one graph: an onnxruntime session, or the ONNX reference evaluator."""
-
-    @property
-    def description(self) -> str:
-        """What runs the graph, with its version."""
-
-    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        """Every output by name."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +79,8 @@ class Validation:
 class _Request:
     """What both ways to run a comparison need."""
 
-    reference: Path
+    seeded: Seeded
     candidate: Path
-    inputs: tuple[TensorSpec, ...]
-    ladder: tuple[Shapes, ...]
-    seed: int
     progress: Progress
 
 
@@ -104,10 +89,8 @@ class _Outcome:
     """What both graphs made of the feed."""
 
     evaluator: str
-    shapes: Shapes
-    reference: dict[str, Array]
+    reference: Ran
     candidate: dict[str, Array]
-    reference_seconds: float
     candidate_seconds: float
 
 
@@ -136,27 +119,29 @@ def validate(
         tolerance = _tolerance_of(interface, before, after)
     ladder = tuple(feeds.shape_ladder(interface.inputs, before, shapes or {}))
     del before, after
-    request = _Request(Path(reference), Path(candidate), interface.inputs, ladder, seed, progress)
+    seeded = Seeded(Path(reference), interface.inputs, ladder, seed)
+    request = _Request(seeded, Path(candidate), progress)
     outcome = _run_both(request, usable)
     differences = tuple(
         difference(name, array, outcome.candidate[name])
-        for name, array in outcome.reference.items()
+        for name, array in outcome.reference.outputs.items()
     )
-    if not any(output.size for output in outcome.reference.values()):
+    shown = show_shapes(outcome.reference.shapes)
+    if not any(output.size for output in outcome.reference.outputs.values()):
         raise UserError(
-            f"every output of {reference} is empty at {_show(outcome.shapes)}, so there is "
-            "nothing to compare; give larger sizes by --shape."
+            f"every output of {reference} is empty at {shown}, so there is nothing to compare; "
+            "give larger sizes by --shape."
         )
     return Validation(
         passed=not any(output.why_fails(tolerance) for output in differences),
         provider=usable,
         evaluator=outcome.evaluator,
         seed=seed,
-        feed_shapes=outcome.shapes,
+        feed_shapes=outcome.reference.shapes,
         tolerance=tolerance,
         needed=_needed(differences),
         outputs=differences,
-        reference_seconds=outcome.reference_seconds,
+        reference_seconds=outcome.reference.seconds,
         candidate_seconds=outcome.candidate_seconds,
     )
 
@@ -176,51 +161,18 @@ def _run_both(request: _Request, usable: Usable) -> _Outcome:
 
 def _run_with(make_runner: Callable[[Path], Runner], request: _Request) -> _Outcome:
     request.progress("running the original graph")
-    runner = make_runner(request.reference)
-    shapes, feed, reference, reference_seconds = _run_first_legal(runner, request)
+    runner = make_runner(request.seeded.path)
+    first = run_first_legal(runner, request.seeded)
     evaluator = runner.description
     del runner
     gc.collect()  # a failed try, or the evaluator's own cycle, may still hold the first graph
     request.progress("running the converted graph")
     runner = make_runner(request.candidate)
     start = time.perf_counter()
-    candidate = runner.run(feed)
+    candidate = runner.run(first.feed)
     candidate_seconds = time.perf_counter() - start
     request.progress("comparing")
-    return _Outcome(evaluator, shapes, reference, candidate, reference_seconds, candidate_seconds)
-
-
-def _run_first_legal(
-    runner: Runner, request: _Request
-) -> tuple[Shapes, dict[str, Array], dict[str, Array], float]:
-    """The first shapes of the ladder on which the graph runs and yields something."""
-    empty = None
-    failure = ""
-    for shapes in request.ladder:
-        feed = feeds.make_feed(request.inputs, shapes, request.seed)
-        start = time.perf_counter()
-        try:
-            outputs = runner.run(feed)
-        except RunError as error:
-            failure = str(error)
-            continue
-        result = shapes, feed, outputs, time.perf_counter() - start
-        if all(array.size for array in outputs.values()):
-            return result
-        empty = empty or result
-    if empty:
-        return empty
-    if len(request.ladder) == 1 and failure:
-        raise RunError(failure)
-    examples = " ".join(
-        f"--shape {feeds.example_shape(spec)}"
-        for spec in request.inputs
-        if spec.dims is None or not all(isinstance(dim, int) for dim in spec.dims)
-    )
-    raise UserError(
-        f"no size tried for the dynamic dimensions of {request.reference} runs; give one that "
-        f"does, such as {examples} (the last try, {_show(request.ladder[-1])}: {failure})"
-    )
+    return _Outcome(evaluator, first, candidate, candidate_seconds)
 
 
 def _tolerance_of(interface: Interface, *models: Any) -> Tolerance:
@@ -243,7 +195,3 @@ def _needed(differences: tuple[OutputDifference, ...]) -> Tolerance | None:
                 max_abs_of_range=max(worst.max_abs_of_range, one.max_abs_of_range),
             )
     return worst
-
-
-def _show(shapes: Shapes) -> str:
-    return ", ".join(f"{name}={show_shape(shape)}" for name, shape in shapes.items())

@@ -1,0 +1,154 @@
+"""`diff-vae REFERENCE CANDIDATE [MORE...]`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from converter.cli.common import (
+    EXIT_DIFFERENT,
+    EXIT_EQUAL,
+    exit_codes,
+    parse_shapes,
+    reader_may_leave,
+)
+from converter.cli.progress import progress
+from converter.compare.diff import DiffRequest, diff
+from converter.compare.feeding import FeedPlan
+from converter.compare.gates import Gates, Limits
+from converter.errors import UserError
+from converter.report.diff_terminal import print_diff
+from converter.report.terminal import console
+from converter.version import VERSION
+
+PATH = click.Path(path_type=Path)
+GATE = "[NAME=]VALUE"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("reference", type=PATH)
+@click.argument("candidates", type=PATH, nargs=-1)
+@click.option(
+    "--feed",
+    "feed_files",
+    type=PATH,
+    multiple=True,
+    help="Feed from a .npy, .npz, .safetensors or .pt file. Repeatable.",
+)
+@click.option(
+    "--feeds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many seeded feeds to run, where no --feed is given.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=1x16x3x8x8",
+    help="The shape of an input of a seeded feed, where it is dynamic. Repeatable.",
+)
+@click.option("--save-inputs", type=PATH, help="Save the feeds in this .npz.")
+@click.option("--save-outputs", type=PATH, help="Save each graph's outputs in this folder.")
+@click.option(
+    "--atol", multiple=True, metavar=GATE, help="Gate: |b - a| <= atol + rtol * |a| everywhere."
+)
+@click.option("--rtol", multiple=True, metavar=GATE, help="See --atol.")
+@click.option("--min-psnr", multiple=True, metavar=GATE, help="Gate: PSNR in dB of the output.")
+@click.option("--min-ssim", multiple=True, metavar=GATE, help="Gate: SSIM of the worst frame.")
+@click.option(
+    "--data-range",
+    type=click.FloatRange(min=0, min_open=True),
+    help="What PSNR and SSIM of a frame refer to, 2 for pixels in -1..1. Default: the reference's.",
+)
+@click.option("--frames/--no-frames", default=True, show_default=True, help="Compare frames.")
+@click.option(
+    "--provider",
+    default="auto",
+    show_default=True,
+    help="Execution provider: auto, migraphx, rocm, cuda, openvino or cpu.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("-v", "--verbose", is_flag=True, help="Print every frame too.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but the verdict of a failure.")
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+@click.version_option(VERSION)
+@exit_codes
+def main(
+    reference: Path,
+    candidates: tuple[Path, ...],
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+    debug: bool,
+    **options: Any,
+) -> int:
+    """Run the same feeds through REFERENCE and every CANDIDATE, and compare each output.
+
+    Each is an ONNX graph, or an .npz of outputs that --save-outputs wrote, here or elsewhere.
+    Without any gate, the outputs may differ by what the graphs' precision explains.
+
+    A gate is for all outputs, or for one: --atol 1e-3 --atol video=1e-2.
+
+    Exit code: 0 every gate is passed; 1 one is not; 2 the input or the usage is wrong.
+    """
+    request = _request(options)
+    with progress(quiet or as_json) as notify:
+        result = diff(reference, candidates, request, notify)
+    result = replace(result, command=shlex.join(["diff-vae", *sys.argv[1:]]))
+    with reader_may_leave():
+        if as_json:
+            click.echo(json.dumps(result.to_json(), indent=2, allow_nan=False))
+        elif not quiet:
+            print_diff(console(), result, frames=verbose)
+        else:
+            for candidate in result.candidates:
+                if not candidate.passed:
+                    click.echo(f"{candidate.run.path}: {candidate.sentence()}", err=True)
+    return EXIT_EQUAL if result.passed else EXIT_DIFFERENT
+
+
+def _request(options: dict[str, Any]) -> DiffRequest:
+    feeds = FeedPlan(
+        files=options.pop("feed_files"),
+        count=options.pop("feeds"),
+        seed=options.pop("seed"),
+        shapes=parse_shapes(options.pop("shapes")),
+    )
+    given = {name: options.pop(name) for name in ("atol", "rtol", "min_psnr", "min_ssim")}
+    return DiffRequest(feeds=feeds, gates=parse_gates(given), **options)
+
+
+def parse_gates(given: dict[str, Sequence[str]]) -> Gates:
+    """`VALUE` for all outputs and `NAME=VALUE` for one, by the gate's name."""
+    limits: dict[str, dict[str, float]] = {}
+    for gate, values in given.items():
+        for value in values:
+            output, _, text = value.rpartition("=")
+            limits.setdefault(output, {})[gate] = _number(gate, value, text)
+    for_all = Limits(**limits.pop("", {}))
+    return Gates(for_all, {output: Limits(**gates) for output, gates in limits.items()})
+
+
+def _number(gate: str, value: str, text: str) -> float:
+    option = f"--{gate.replace('_', '-')}"
+    try:
+        number = float(text)
+    except ValueError as error:
+        raise UserError(f"{option} {value!r} is not of the form VALUE or NAME=VALUE.") from error
+    if not number >= 0:
+        raise UserError(f"{option} {value} must be a number of at least 0.")
+    return number
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""What is compared: a graph, or the outputs that one gave elsewhere, saved as .npz."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+
+from converter.compare.feed_files import read_arrays
+from converter.compare.feeds import Array
+from converter.compare.interface import (
+    Interface,
+    TensorSpec,
+    load_skeleton,
+    read_interface,
+    show_shape,
+)
+from converter.errors import UserError
+
+FLOATS = tuple(np.dtype(kind) for kind in (ml_dtypes.bfloat16, np.float16, np.float32, np.float64))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX file, its interface, and its skeleton."""
+
+    path: Path
+    interface: Interface
+    skeleton: onnx.ModelProto
+
+    @property
+    def output_names(self) -> list[str]:
+        """In the graph's order."""
+        return [spec.name for spec in self.interface.outputs]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Outputs from a file, one dictionary a feed."""
+
+    path: Path
+    runs: tuple[dict[str, Array], ...]
+
+    @property
+    def output_names(self) -> list[str]:
+        """In the file's order."""
+        return list(self.runs[0])
+
+
+Side = Graph | Saved
+
+
+def open_side(path: Path) -> Side:
+    """A graph or saved outputs, by the file's suffix; raises `UserError` for anything else."""
+    if path.suffix == ".npz":
+        return Saved(path, tuple(read_arrays(path)))
+    if not path.is_file():
+        raise UserError(f"{path} does not exist or is not a file.")
+    skeleton = load_skeleton(path)
+    if not skeleton.HasField("graph"):
+        raise UserError(f"{path} is not an ONNX model: it holds no graph.")
+    return Graph(path, read_interface(skeleton, path), skeleton)
+
+
+def pair(
+    kind: str, reference: Side, candidate: Side, left: Sequence[str], right: Sequence[str]
+) -> dict[str, str]:
+    """The candidate's name for each of the reference's: by name, else by position.
+
+    Raises `UserError` where the counts differ, which says what was tried.
+    """
+    if set(left) == set(right):
+        return {name: name for name in left}
+    if len(left) == len(right):
+        return dict(zip(left, right, strict=True))
+    raise UserError(
+        f"the {kind} do not match: {reference.path} has {', '.join(left) or 'none'}, "
+        f"{candidate.path} has {', '.join(right) or 'none'}; tried by name and by position."
+    )
+
+
+def pair_inputs(lead: Graph, other: Graph) -> dict[str, TensorSpec]:
+    """For each input of `lead` that of the other graph; types may differ among floats."""
+    names = pair(
+        "inputs",
+        lead,
+        other,
+        [spec.name for spec in lead.interface.inputs],
+        [spec.name for spec in other.interface.inputs],
+    )
+    specs = {spec.name: spec for spec in other.interface.inputs}
+    pairs = {spec: specs[names[spec.name]] for spec in lead.interface.inputs}
+    for left, right in pairs.items():
+        if not _feedable(left, right):
+            how = "by name" if left.name == right.name else "by position"
+            raise UserError(
+                f"the inputs do not match ({how}): {left} in {lead.path}, {right} in {other.path}."
+            )
+    return {left.name: right for left, right in pairs.items()}
+
+
+def dtype_of(spec: TensorSpec) -> np.dtype[Any]:
+    """The NumPy type of a tensor."""
+    bfloat16 = spec.elem_type == onnx.TensorProto.BFLOAT16  # older onnx calls it float32
+    name = ml_dtypes.bfloat16 if bfloat16 else onnx.helper.tensor_dtype_to_np_dtype(spec.elem_type)
+    found: np.dtype[Any] = np.dtype(name)
+    return found
+
+
+def check_feed(spec: TensorSpec, array: Array, where: str) -> Array:
+    """The array in the input's type; raises `UserError` if it does not fit or has a NaN."""
+    wanted = dtype_of(spec)
+    if array.dtype != wanted and not (array.dtype in FLOATS and wanted in FLOATS):
+        raise UserError(f"{where} is {array.dtype}, but the input is {spec}.")
+    if not _fits(spec, array.shape):
+        raise UserError(f"{where} has shape {show_shape(array.shape)}, but the input is {spec}.")
+    if array.dtype in FLOATS and not np.isfinite(array).all():
+        first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise UserError(f"{where} is NaN or infinite at {first}; a feed must be finite.")
+    return array.astype(wanted, copy=False)
+
+
+def alike(reference: Array, candidate: Array) -> tuple[Array, Array]:
+    """Both arrays in the wider type where both are floats, else as they are."""
+    if reference.dtype == candidate.dtype:
+        return reference, candidate
+    if reference.dtype not in FLOATS or candidate.dtype not in FLOATS:
+        return reference, candidate
+    both = (reference.dtype, candidate.dtype)
+    wide = np.dtype(np.float64 if np.dtype(np.float64) in both else np.float32)
+    return reference.astype(wide, copy=False), candidate.astype(wide, copy=False)
+
+
+def _fits(spec: TensorSpec, shape: tuple[int, ...]) -> bool:
+    if spec.dims is None:
+        return True
+    return len(spec.dims) == len(shape) and all(
+        not isinstance(dim, int) or dim == size for dim, size in zip(spec.dims, shape, strict=True)
+    )
+
+
+def _feedable(left: TensorSpec, right: TensorSpec) -> bool:
+    types = (dtype_of(left), dtype_of(right))
+    if types[0] != types[1] and not (types[0] in FLOATS and types[1] in FLOATS):
+        return False
+    if left.dims is None or right.dims is None:
+        return True
+    return len(left.dims) == len(right.dims) and all(
+        not (isinstance(a, int) and isinstance(b, int)) or a == b
+        for a, b in zip(left.dims, right.dims, strict=True)
+    )

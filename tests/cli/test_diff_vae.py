@@ -1,0 +1,104 @@
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from converter.cli.diff_vae import main, parse_gates
+from converter.compare.gates import Gates, Limits
+from converter.errors import UserError
+from tests.compare.graphs import conv3d, save
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("skimage")
+
+DIMS = (1, 2, 3, 12, 16)
+
+
+def diff_vae(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def pair(tmp_path):
+    return (
+        save(conv3d(dims=DIMS), tmp_path / "a.onnx"),
+        save(conv3d(dims=DIMS, scale=1.5), tmp_path / "b.onnx"),
+    )
+
+
+def test_equal_graphs_end_with_0_and_the_figures(pair):
+    done = diff_vae(pair[0], pair[0])
+    assert done.exit_code == 0, done.stderr
+    assert "would pass" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("pass ")
+    assert "inf dB" in done.stdout
+
+
+def test_different_graphs_end_with_1_and_the_gate(pair):
+    done = diff_vae(*pair, "--atol", "1e-3", "-v")
+    assert done.exit_code == 1
+    assert "needs --atol" in done.stdout
+    assert "SSIM" in done.stdout
+    assert len([line for line in done.stdout.splitlines() if line.split()[:1] == ["0"]]) == 3
+
+
+def test_gates_may_be_for_one_output(pair):
+    assert diff_vae(*pair, "--atol", "1e-3", "--atol", "y=10").exit_code == 0
+    assert diff_vae(*pair, "--atol", "10", "--atol", "y=1e-3").exit_code == 1
+
+
+def test_quiet_prints_only_a_failure(pair):
+    assert diff_vae(pair[0], pair[0], "-q").output == ""
+    done = diff_vae(*pair, "-q")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "different: output y" in done.stderr
+
+
+def test_json_is_the_result(pair):
+    report = json.loads(diff_vae(*pair, "--json", "--feeds", 2).stdout)
+    assert report["version"] == 1
+    assert [feed["source"] for feed in report["feeds"]] == ["seed 0", "seed 1"]
+    assert report["candidates"][0]["passed"] is False
+
+
+def test_the_outputs_of_another_machine_are_compared(pair, tmp_path):
+    assert diff_vae(*pair, "--save-outputs", tmp_path / "o").exit_code == 1
+    done = diff_vae(tmp_path / "o/a.npz", tmp_path / "o/b.npz", "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["reference"]["seconds"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["missing.onnx"], "does not exist"),
+        (["{b}", "--atol", "much"], "--atol 'much' is not of the form VALUE or NAME=VALUE"),
+        (["{b}", "--min-psnr", "-1"], "--min-psnr -1 must be a number of at least 0"),
+        (["{b}", "--min-psnr", "nan"], "must be a number of at least 0"),
+        (["{b}", "--feed", "missing.npy"], "missing.npy does not exist"),
+        (["{b}", "--shape", "x=1x2x3x12x17"], "has 17 on axis 4"),
+        ([], "name a candidate"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_2(pair, arguments, complaint):
+    done = diff_vae(pair[0], *(a.format(b=pair[1]) for a in arguments))
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert complaint in line
+
+
+def test_gates_are_read_by_output():
+    found = parse_gates({"atol": ["1", "y=2", "1e-3"], "min_ssim": ["y=0.5"]})
+    assert found == Gates(Limits(atol=1e-3), {"y": Limits(atol=2, min_ssim=0.5)})
+    with pytest.raises(UserError):
+        parse_gates({"atol": ["y="]})
+
+
+def test_the_range_of_frames_may_be_given(pair):
+    report = json.loads(diff_vae(*pair, "--json", "--data-range", 2).stdout)
+    frames = report["candidates"][0]["outputs"][0]["frames"]
+    assert frames["data_range"] == 2
+    assert np.isfinite(frames["psnr_db"]["mean"])
