@@ -111,6 +111,8 @@ def test_external_data_comes_in_and_goes_out(tmp_path, external):
     path = save_external(proto, tmp_path / "a.onnx")
     loaded = model_file.load(path)
     assert loaded.external_files == (tmp_path / "weights.bin",)
+    held = {t.name for t in loaded.proto.graph.initializer if loaded.weights.holds(t)}
+    assert held == {"big", "bigger", "typed"}
     again = rewritten(path, tmp_path / "out" / "b.onnx", external)
     assert contents(again) == contents(without_order_of(again, proto))
     assert all(not t.external_data for t in tensors(again))
@@ -186,6 +188,17 @@ def test_loading_a_file_of_inline_weights_keeps_them_out_of_memory(tmp_path):
     assert not any(isinstance(source, InMemory) for source in sources.values())
 
 
+def test_a_location_does_not_count_unless_the_data_is_said_to_be_there(tmp_path):
+    proto = small_models.conv3d()
+    values = [to_array(t) for t in proto.graph.initializer]
+    for tensor in proto.graph.initializer:
+        tensor.external_data.add(key="location", value="nowhere.bin")
+    again = rewritten(save(proto, tmp_path / "a.onnx"), tmp_path / "b.onnx", external=False)
+    by_name = {t.name: to_array(t) for t in again.graph.initializer}
+    np.testing.assert_array_equal(by_name["w"], values[0])
+    np.testing.assert_array_equal(by_name["b"], values[1])
+
+
 def test_digest_is_over_the_model_and_its_data(tmp_path):
     path = save_external(small_models.two_conv3d(), tmp_path / "a.onnx")
     expected = hashlib.sha256(path.read_bytes() + (tmp_path / "weights.bin").read_bytes())
@@ -249,6 +262,13 @@ def test_external_data_that_is_refused(tmp_path, proto, complaint):
     with pytest.raises(UserError, match=complaint) as caught:
         model_file.load(path)
     assert str(path) in str(caught.value)
+
+
+def test_an_absolute_location_is_refused_though_it_is_inside(tmp_path):
+    (tmp_path / "data.bin").write_bytes(bytes(NEEDED))
+    path = save(external(location=str(tmp_path / "data.bin")), tmp_path / "a.onnx")
+    with pytest.raises(UserError, match="outside the model's folder"):
+        model_file.load(path)
 
 
 def with_tensor(tensor: TensorProto, *, in_node: bool = False) -> ModelProto:

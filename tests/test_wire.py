@@ -176,9 +176,21 @@ def test_damage_is_refused_or_read_as_protobuf_reads_it(data):
     assert read is None or read == parsed(bytes(damaged))
 
 
-@pytest.mark.parametrize(
-    "data", [b"\x0b\x0c", b"\x0f", b"\xff" * 12, b"\x80", b"\x0d\x00", b"\x09"]
-)
+ELEVEN_BYTES = b"\x88" + b"\x80" * 9 + b"\x01"
+"""A number of more than 64 bits."""
+
+NO_PROTOBUF = {
+    "number too long": ELEVEN_BYTES + b"\x00",
+    "number without an end": b"\xff" * 12,
+    "number cut": b"\x80",
+    "group": b"\x0b\x0c",
+    "unknown kind": b"\x0f",
+    "four bytes cut": b"\x0d\x00",
+    "eight bytes cut": b"\x09",
+}
+
+
+@pytest.mark.parametrize("data", NO_PROTOBUF.values(), ids=NO_PROTOBUF)
 def test_what_is_not_protobuf_is_refused(data):
     with pytest.raises(WireError):
         split(memoryview(data), 16)
