@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -253,13 +254,41 @@ def _make_inline(tensor: onnx.TensorProto, source: InFile) -> None:
     tensor.raw_data = source.read()
 
 
-def write(model: Model, model_path: Path, data_path: Path | None) -> None:
+class DataFile:
+    """An external-data file; weights of the same bytes, of one or several models, lie there once.
+
+    Args:
+        path: The file, made when the first weight comes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._places: dict[bytes, int] = {}
+
+    def put(self, weights: Iterable[bytes]) -> Iterator[tuple[int, int]]:
+        """Write weights one at a time and flush them; yields (offset, length) of each."""
+        with self.path.open("ab") as file:
+            for data in weights:
+                yield self._place(file, data), len(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _place(self, file: BinaryIO, data: bytes) -> int:
+        key = hashlib.sha256(data).digest()
+        if key not in self._places:
+            file.write(bytes(-file.tell() % ALIGNMENT))
+            self._places[key] = file.tell()
+            file.write(data)
+        return self._places[key]
+
+
+def write(model: Model, model_path: Path, data: DataFile | None) -> None:
     """Write the skeleton with its weights, one weight at a time, and flush to the disk.
 
     Args:
         model: The model; its weights are read where they are.
         model_path: The file to write, not one that the weights are read from.
-        data_path: The file for the external data, if there shall be any; made if it is needed.
+        data: The file for the external data, if there shall be any.
     """
     table = model.weights
     proto = onnx.ModelProto()
@@ -271,10 +300,12 @@ def write(model: Model, model_path: Path, data_path: Path | None) -> None:
         if table.holds(tensor):
             tensor.raw_data = table.read(tensor)
             _forget_location(tensor)
-    if data_path is not None and bulky:
-        with data_path.open("wb") as data_file:
-            proto.graph.initializer.extend(_append(data_file, table, t) for t in bulky)
-            os.fsync(data_file.fileno())
+    if data is not None and bulky:
+        places = data.put(table.read(token) for token in bulky)
+        proto.graph.initializer.extend(
+            _external(token, data.path.name, *place)
+            for token, place in zip(bulky, places, strict=True)
+        )
         bulky = []
     with model_path.open("wb") as file:
         wire.write_model(file, proto, [_inline(table, token) for token in bulky])
@@ -288,22 +319,14 @@ def _inline(table: WeightTable, token: onnx.TensorProto) -> wire.Bulky:
     return wire.Bulky(bare, tensor_bytes(bare), lambda: table.read(token))
 
 
-def _append(file: BinaryIO, table: WeightTable, token: onnx.TensorProto) -> onnx.TensorProto:
-    """Write one weight to the external-data file; return the tensor that refers to it."""
-    data = table.read(token)
-    offset = -(-file.tell() // ALIGNMENT) * ALIGNMENT
-    file.seek(offset)
-    file.write(data)
+def _external(token: onnx.TensorProto, location: str, offset: int, length: int) -> onnx.TensorProto:
+    """The tensor that refers to its data in the external-data file."""
     tensor = onnx.TensorProto()
     tensor.CopyFrom(token)
     del tensor.external_data[:]
-    for key, value in (
-        ("location", Path(file.name).name),
-        ("offset", str(offset)),
-        ("length", str(len(data))),
-    ):
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
         entry = tensor.external_data.add()
-        entry.key, entry.value = key, value
+        entry.key, entry.value = key, str(value)
     return tensor
 
 

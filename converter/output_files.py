@@ -15,7 +15,7 @@ from pathlib import Path
 
 from converter import model_file
 from converter.errors import UserError
-from converter.model_file import Model
+from converter.model_file import DataFile, Model
 from converter.weights import tensors
 
 
@@ -40,7 +40,8 @@ class PendingOutput:
 
     def write(self, model: Model, external: bool) -> None:
         """Write the skeleton with its weights, one weight at a time, and flush to the disk."""
-        model_file.write(model, self.model_path, self.data_path if external else None)
+        data = DataFile(self.data_path) if external else None
+        model_file.write(model, self.model_path, data)
 
     def file_bytes(self) -> int:
         """Bytes of what was written."""

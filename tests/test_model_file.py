@@ -14,7 +14,7 @@ from onnx.numpy_helper import from_array, to_array
 
 from converter import model_file
 from converter.errors import UserError
-from converter.model_file import ALIGNMENT
+from converter.model_file import ALIGNMENT, DataFile
 from converter.weights import BULKY_BYTES, InMemory, tensors
 from tests import small_models
 from tests.small_models import draw, save, save_external
@@ -71,7 +71,7 @@ def rewritten(path: Path, target: Path, external: bool) -> ModelProto:
     """Load a file, write it again, and read what was written with onnx's own loader."""
     loaded = model_file.load(path)
     target.parent.mkdir(exist_ok=True)
-    data = target.with_name(f"{target.name}.data") if external else None
+    data = DataFile(target.with_name(f"{target.name}.data")) if external else None
     model_file.write(loaded, target, data)
     onnx.checker.check_model(str(target))
     return onnx.load(target)
@@ -147,7 +147,7 @@ def test_no_data_file_is_made_where_there_is_nothing_bulky(tmp_path):
     model_file.write(
         model_file.load(save(small, tmp_path / "a.onnx")),
         tmp_path / "b.onnx",
-        tmp_path / "b.onnx.data",
+        DataFile(tmp_path / "b.onnx.data"),
     )
     assert sorted(small_models.files(tmp_path)) == ["a.onnx", "b.onnx"]
 
