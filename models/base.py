@@ -42,6 +42,39 @@ class Geometry:
         return n, self.video_channels, (t - 1) * self.time + 1, h * self.space, w * self.space
 
 
+@dataclass(frozen=True)
+class Cache:
+    """The frames that one causal convolution saw last, handed from chunk to chunk.
+
+    Attributes:
+        name: Path of the convolution in the exported module.
+        channels, frames, scale: For a latent of H x W its shape is
+            (N, channels, frames, H * scale, W * scale).
+    """
+
+    name: str
+    channels: int
+    frames: int
+    scale: int
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A decoder that takes `chunk` latent frames at a time and keeps a cache a convolution.
+
+    Attributes:
+        first: latent (N, C, chunk, H, W) -> (video, list of caches), where a clip begins.
+        next: (latent, list of caches) -> (video, list of caches), after it. The video has
+            `chunk * time` frames.
+        caches: What the lists hold, in order.
+    """
+
+    chunk: int
+    first: nn.Module
+    next: nn.Module
+    caches: tuple[Cache, ...]
+
+
 class Decoder(ABC):
     """One upstream model with its weights, ready to be exported."""
 
@@ -58,6 +91,14 @@ class Decoder(ABC):
         With `dynamic`, one trace is right for every T, H, W >= 1; else for the sizes it was made
         with. It shares its weights with the upstream model, which stays as it was.
         """
+
+    def stream(self, chunk: int) -> Stream | None:
+        """Two modules that decode a clip of any length, `chunk` >= 1 latent frames at a time.
+
+        What they make, put together, equals `reference` of the whole clip. None where upstream's
+        `decode` looks at frames to come, so that there is no such form.
+        """
+        return None
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,32 @@ at once every part of the decoder gives the same values, but for two rules of `W
 - what `time_conv` sees before the second latent frame is zeros, not the first frame.
 
 `DupUp3D`, the shortcut of Wan 2.2, has the first rule already, as its argument `first_chunk`.
+
+The stream form runs upstream's code with upstream's list of caches (`feat_cache`), but on several
+latent frames at once, and with caches that always have two frames: zeros stand for frames before
+the clip, as upstream's padding would.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    CACHE_T,
     WanAttentionBlock,
+    WanCausalConv3d,
     WanResample,
     WanRMS_norm,
     unpatchify,
 )
 from torch import nn
+from torch.nn import functional
 
-from models.base import Decoder, Family, Geometry
+from models.base import Cache, Decoder, Family, Geometry, Stream
 
 
 class WanDecoder(Decoder):
@@ -48,7 +57,23 @@ class WanDecoder(Decoder):
 
     def clip(self, *, dynamic: bool) -> nn.Module:
         """The whole clip at once."""
-        return _Clip(self._vae, dynamic=dynamic).eval()
+        return _Clip(self._vae, partial(_Upsample, dynamic=dynamic)).eval()
+
+    def stream(self, chunk: int) -> Stream:
+        """Upstream's loop, `chunk` latent frames a turn, with its caches as inputs and outputs."""
+        module = _Chunk(self._vae, _StreamUpsample).eval()
+        with torch.inference_mode():
+            _, caches = module(torch.zeros(1, self.geometry.channels, chunk, 1, 1))
+        shapes = [cache.shape for cache in caches]
+        return Stream(
+            chunk=chunk,
+            first=module,
+            next=module,
+            caches=tuple(
+                Cache(name, channels, frames, scale)
+                for name, (_, channels, frames, scale, _) in zip(module.cached, shapes, strict=True)
+            ),
+        )
 
 
 class _Clip(nn.Module):
@@ -58,13 +83,13 @@ class _Clip(nn.Module):
     the graph; the few kinds replaced below keep the names, too.
     """
 
-    def __init__(self, vae: AutoencoderKLWan, *, dynamic: bool) -> None:
+    def __init__(self, vae: AutoencoderKLWan, upsample: Callable[[WanResample], nn.Module]) -> None:
         super().__init__()
         self.post_quant_conv = vae.post_quant_conv
         self.decoder = _copy_sharing_weights(vae.decoder)
         for name, module in list(self.decoder.named_modules()):  # outer modules come first
             if isinstance(module, WanResample):
-                self.decoder.set_submodule(name, _Upsample(module, dynamic=dynamic))
+                self.decoder.set_submodule(name, upsample(module))
             elif isinstance(module, WanAttentionBlock):
                 self.decoder.set_submodule(name, _FrameAttention(module))
             elif isinstance(module, WanRMS_norm):
@@ -72,8 +97,46 @@ class _Clip(nn.Module):
         self._patch_size = vae.config.patch_size or 1
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
-        video = self.decoder(self.post_quant_conv(latent), first_chunk=True)
+        return self._pixels(self.decoder(self.post_quant_conv(latent), first_chunk=True))
+
+    def _pixels(self, video: torch.Tensor) -> torch.Tensor:
         return torch.clamp(unpatchify(video, self._patch_size), -1.0, 1.0)
+
+
+class _Chunk(_Clip):
+    """Some latent frames of a clip, after those that the caches remember; without caches the first.
+
+    Upstream counts its caches in the order in which the convolutions run, which is the order in
+    which they are registered.
+    """
+
+    @property
+    def cached(self) -> list[str]:
+        """The convolutions that look back in time."""
+        return [
+            name
+            for name, module in self.named_modules()
+            if isinstance(module, WanCausalConv3d) and module.kernel_size[0] > 1
+        ]
+
+    def forward(  # type: ignore[override]
+        self, latent: torch.Tensor, caches: list[torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        feat_cache = [None] * len(self.cached) if caches is None else list(caches)
+        x = self.post_quant_conv(latent)
+        video = self.decoder(x, feat_cache=feat_cache, feat_idx=[0], first_chunk=caches is None)
+        return self._pixels(video), [_seen_last(cache) for cache in feat_cache]
+
+
+def _seen_last(x: torch.Tensor | None, history: torch.Tensor | None = None) -> torch.Tensor:
+    """The last `CACHE_T` of the frames `history` and `x`; zeros stand for those before a clip."""
+    assert x is not None
+    if history is not None:
+        x = torch.cat([history, x], dim=2)
+    missing = CACHE_T - x.shape[2]
+    if missing > 0:
+        return functional.pad(x, (0, 0, 0, 0, missing, 0))
+    return x[:, :, -CACHE_T:] if missing < 0 else x
 
 
 def _copy_sharing_weights(module: nn.Module) -> nn.Module:
@@ -87,7 +150,7 @@ class _Upsample(nn.Module):
     T' is T, or 2T - 1 where there is a `time_conv`.
     """
 
-    def __init__(self, upstream: WanResample, *, dynamic: bool) -> None:
+    def __init__(self, upstream: WanResample, *, dynamic: bool = False) -> None:
         super().__init__()
         _, conv = upstream.resample
         # Doubling by "nearest" picks the same pixels as upstream's "nearest-exact", which is not an
@@ -97,7 +160,12 @@ class _Upsample(nn.Module):
         self._dynamic = dynamic
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        frames = x.transpose(1, 2) if self.time_conv is None else self._double_time(x)
+        return self._double_space(
+            x.transpose(1, 2) if self.time_conv is None else self._double_time(x)
+        )
+
+    def _double_space(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frame-major (N, T', C, H, W) -> (N, C', T', 2H, 2W)."""
         n, t, c, h, w = frames.shape
         y: torch.Tensor = self.resample(frames.reshape(n * t, c, h, w))
         return y.reshape(n, t, y.shape[1], 2 * h, 2 * w).transpose(1, 2)
@@ -111,13 +179,37 @@ class _Upsample(nn.Module):
             later = torch.cat([torch.zeros_like(first), later], dim=2)
         elif x.shape[2] == 1:
             return first.transpose(1, 2)
-        assert self.time_conv is not None
-        n, c, t, h, w = later.shape
-        pairs = self.time_conv(later).reshape(n, 2, c, t, h, w).permute(0, 3, 1, 2, 4, 5)
-        doubled = pairs.reshape(n, 2 * t, c, h, w)
+        doubled = self._double_every(later)
         if self._dynamic:
             doubled = doubled[:, 2:]
         return torch.cat([first.transpose(1, 2), doubled], dim=1)
+
+    def _double_every(self, x: torch.Tensor, history: torch.Tensor | None = None) -> torch.Tensor:
+        """(N, C, T, H, W) -> frame-major (N, 2T, C, H, W)."""
+        assert self.time_conv is not None
+        n, c, t, h, w = x.shape
+        pairs: torch.Tensor = self.time_conv(x, history).reshape(n, 2, c, t, h, w)
+        return pairs.permute(0, 3, 1, 2, 4, 5).reshape(n, 2 * t, c, h, w)
+
+
+class _StreamUpsample(_Upsample):
+    """The same on a chunk of a clip; its cache is the history of `time_conv`."""
+
+    def forward(  # type: ignore[override]
+        self, x: torch.Tensor, feat_cache: list[torch.Tensor | None], feat_idx: list[int]
+    ) -> torch.Tensor:
+        if self.time_conv is None:
+            return super().forward(x)
+        place = feat_idx[0]
+        feat_idx[0] += 1
+        history = feat_cache[place]
+        if history is not None:
+            feat_cache[place] = _seen_last(x, history)
+            return self._double_space(self._double_every(x, history))
+        n, c, t, h, w = x.shape
+        # Runtimes may refuse a tensor of no frames, which x[:, :, 1:] would be.
+        feat_cache[place] = _seen_last(x[:, :, 1:]) if t > 1 else x.new_zeros(n, c, CACHE_T, h, w)
+        return self._double_space(self._double_time(x))
 
 
 class _RMSNorm(nn.Module):

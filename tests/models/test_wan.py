@@ -1,7 +1,7 @@
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanRMS_norm
 
 from models.base import Geometry
 from models.wan import WAN, WanDecoder
@@ -52,6 +52,53 @@ def test_values_beyond_the_range_are_clamped(config):
     assert video.max() == 1
     assert (video.abs() < 1).any()
     torch.testing.assert_close(video, decode(vae, z), rtol=0, atol=20 * TOLERANCE)
+
+
+def run_stream(vae, z, chunk):
+    """The video of a latent whose frames are a multiple of `chunk`, by chunks."""
+    stream = WanDecoder(vae).stream(chunk)
+    with torch.inference_mode():
+        video, caches = stream.first(z[:, :, :chunk])
+        made = [video]
+        for start in range(chunk, z.shape[2], chunk):
+            video, caches = stream.next(z[:, :, start : start + chunk], caches)
+            made.append(video)
+    return made
+
+
+@CONFIGS
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_stream_equals_upstreams_loop(config, chunk):
+    vae, z = wan(config), latent(2, 4, 2 * chunk if chunk == 3 else 4, 4, 3)
+    time = WanDecoder(vae).geometry.time
+    made = run_stream(vae, z, chunk)
+    frames = [video.shape[2] for video in made]
+    assert frames == [(chunk - 1) * time + 1] + [chunk * time] * (len(made) - 1)
+    torch.testing.assert_close(torch.cat(made, 2), decode(vae, z), rtol=0, atol=2 * TOLERANCE)
+
+
+@CONFIGS
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_caches_are_named_and_keep_their_shapes(config, chunk):
+    vae, z = wan(config), latent(2, 4, chunk, 4, 3)
+    stream = WanDecoder(vae).stream(chunk)
+    with torch.inference_mode():
+        _, first = stream.first(z)
+        _, later = stream.next(z, first)
+    shapes = [(2, c.channels, c.frames, 4 * c.scale, 3 * c.scale) for c in stream.caches]
+    assert [tuple(cache.shape) for cache in first] == shapes
+    assert [tuple(cache.shape) for cache in later] == shapes
+    convolutions = {
+        name: module
+        for name, module in vae.named_modules()
+        if isinstance(module, WanCausalConv3d)
+        and name.startswith("decoder")
+        and module.kernel_size[0] > 1
+    }
+    assert [cache.name for cache in stream.caches] == list(convolutions)
+    for cache in stream.caches:
+        assert cache.channels == convolutions[cache.name].in_channels
+        assert cache.frames == 2
 
 
 def test_upstream_stays_as_it_was_and_shares_its_weights():
