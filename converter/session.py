@@ -18,6 +18,9 @@ from converter.errors import UserError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 CPU_ID = "CPUExecutionProvider"
+HOST_IDS = (CPU_ID, "OpenVINOExecutionProvider")
+"""Providers whose tensors lie in the host's memory; onnxruntime calls the others' device cuda."""
+
 NO_ONNXRUNTIME = (
     "onnxruntime is not installed; install one of its extras: pip install 'convert-vae[cpu]' "
     "(or rocm, migraphx, cuda)."
@@ -89,6 +92,33 @@ class Session:
                 f"{self._label} does not run on {self.provider_id}: {first_line(error)}"
             ) from error
 
+    def run_values(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        """Like `run`, but with `OrtValue`s: the outputs stay on the device that made them."""
+        binding = self._session.io_binding()
+        device = "cpu" if self.provider_id in HOST_IDS else "cuda"
+        try:
+            for name, value in feed.items():
+                binding.bind_ortvalue_input(name, value)
+            for output in self.outputs:
+                binding.bind_output(output.name, device)
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise RunError(
+                f"{self._label} does not run on {self.provider_id}: {first_line(error)}"
+            ) from error
+        names = [output.name for output in self.outputs]
+        return dict(zip(names, binding.get_outputs(), strict=True))
+
+    @staticmethod
+    def value(array: Array) -> Any:
+        """An array as an `OrtValue` on the host."""
+        return _to_value(array)
+
+    @staticmethod
+    def array(value: Any) -> Array:
+        """An `OrtValue`, on whichever device, as an array."""
+        return _from_value(value)
+
     def _has_bfloat16(self) -> bool:
         return any(info.type == "tensor(bfloat16)" for info in (*self.inputs, *self.outputs))
 
@@ -159,6 +189,8 @@ def _from_value(value: Any) -> Array:
         return array
     shape: Sequence[int] = value.shape()
     count = int(np.prod(shape, dtype=np.int64))
+    if count == 0:
+        return np.empty(shape, ml_dtypes.bfloat16)
     buffer = (ctypes.c_uint16 * count).from_address(value.data_ptr())
     bits: Array = np.array(buffer, np.uint16)  # a copy: the value owns the buffer and dies here
     typed: Array = bits.view(ml_dtypes.bfloat16).reshape(shape)

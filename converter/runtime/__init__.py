@@ -1,0 +1,1 @@
+"""Decoders at work: onnxruntime around exported and converted graphs."""

@@ -1,0 +1,107 @@
+"""A decoder in stream form small enough to read: two causal convolutions, with a Relu between."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper
+from onnx.numpy_helper import from_array
+
+from converter import model_file
+from converter.manifest import CacheEntry, StreamSpec
+from converter.stream_files import pending_stream
+
+CHANNELS = 8
+NAMES = ("one", "two")
+
+
+def weights() -> dict[str, np.ndarray]:
+    """Both (8 or 3, 8, 3, 3, 3): large enough to go into the data file."""
+    generator = np.random.default_rng(5)
+    shapes = {"one": (CHANNELS, CHANNELS, 3, 3, 3), "two": (3, CHANNELS, 3, 3, 3)}
+    return {
+        name: (generator.standard_normal(shape) / 15).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def decode(latent: np.ndarray) -> np.ndarray:
+    """The whole clip at once, in float64: zeros before it, one frame for each."""
+    x = torch.tensor(latent, dtype=torch.float64)
+    for name, weight in weights().items():
+        padded = torch.nn.functional.pad(x, (1, 1, 1, 1, 2, 0))
+        x = torch.nn.functional.conv3d(padded, torch.tensor(weight, dtype=torch.float64))
+        x = x.relu() if name == "one" else x
+    return x.numpy()
+
+
+def graph(role: str, chunk: int, height: int | str = 4, width: int | str = 5) -> onnx.ModelProto:
+    """`first` begins with zeros, `next` with its caches."""
+    nodes, inputs, outputs = [], [info("latent", CHANNELS, chunk, height, width)], []
+    initializers = [from_array(value, f"{name}.weight") for name, value in weights().items()]
+    for name, starts in (("pads", [0, 0, 2, 0, 0, 0, 0, 0, 0, 0]), ("start", [-2]), ("end", [99])):
+        initializers.append(from_array(np.array(starts, np.int64), name))
+    initializers.append(from_array(np.array([2], np.int64), "axis"))
+    x = "latent"
+    for name in NAMES:
+        if role == "first":
+            nodes.append(helper.make_node("Pad", [x, "pads"], [f"{name}.seen"]))
+        else:
+            inputs.append(info(f"cache_in.{name}", CHANNELS, 2, height, width))
+            node = helper.make_node("Concat", [f"cache_in.{name}", x], [f"{name}.seen"], axis=2)
+            nodes.append(node)
+        kept = [f"{name}.seen", "start", "end", "axis"]
+        nodes.append(helper.make_node("Slice", kept, [f"cache_out.{name}"]))
+        outputs.append(info(f"cache_out.{name}", CHANNELS, 2, height, width))
+        made = "video" if name == "two" else f"{name}.made"
+        pads = [0, 1, 1, 0, 1, 1]
+        conv = [f"{name}.seen", f"{name}.weight"]
+        nodes.append(helper.make_node("Conv", conv, [made], name=name, pads=pads))
+        if name == "one":
+            nodes.append(helper.make_node("Relu", [made], ["x"]))
+            x = "x"
+    video = info("video", 3, chunk, height, width)
+    body = helper.make_graph(nodes, role, inputs, [video, *outputs], initializers)
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def info(name: str, channels: int, frames: int, height: int | str, width: int | str):
+    shape = [1, channels, frames, height, width]
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+def spec(chunk: int, height: int | None = 4, width: int | None = 5) -> StreamSpec:
+    """What the graphs take and give."""
+    return StreamSpec(
+        family="two convolutions",
+        chunk=chunk,
+        latent=(1, CHANNELS, chunk, height, width),
+        video_channels=3,
+        time=1,
+        space=1,
+        caches=tuple(
+            CacheEntry(f"cache_in.{name}", f"cache_out.{name}", CHANNELS, 2, 1) for name in NAMES
+        ),
+    )
+
+
+def write(path: Path, chunk: int = 2, *, dynamic: bool = False) -> Path:
+    """Write a manifest with its files; returns `path`."""
+    sizes = ("H", "W") if dynamic else (4, 5)
+    graphs = {}
+    with pending_stream(path) as pending:
+        for role in ("first", "next"):
+            plain = pending.folder / f"{role}.plain"
+            onnx.save(graph(role, chunk, *sizes), plain)
+            graphs[role] = model_file.load(plain)
+        pending.write(graphs, spec(chunk, None, None) if dynamic else spec(chunk))
+        pending.commit()
+    return path
+
+
+def latent(frames: int, height: int = 4, width: int = 5) -> np.ndarray:
+    """Seeded, in fp32."""
+    generator = np.random.default_rng(frames)
+    shape = (1, CHANNELS, frames, height, width)
+    return generator.standard_normal(shape).astype(np.float32)
