@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,13 +49,34 @@ def trace(
     import torch
 
     sizes = {axis: torch.export.Dim(name, min=1) for axis, name in dynamic.items()}
+    signature = Signature((torch.zeros(shape),), (INPUT,), (OUTPUT,), (sizes,) if sizes else None)
+    return trace_call(module, signature, opset)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How a module is called: tensors, or lists of tensors, and the names that they get.
+
+    `dynamic` is nested as `args` is, with sizes by axis, as `torch.export` takes it.
+    """
+
+    args: tuple[Any, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    dynamic: tuple[Any, ...] | None = None
+
+
+def trace_call(module: torch.nn.Module, signature: Signature, opset: int) -> Model:
+    """`trace` for a module of several tensors in and out."""
+    import torch
+
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module,
-            (torch.zeros(shape),),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=(sizes,) if sizes else None,
+            signature.args,
+            input_names=signature.inputs,
+            output_names=signature.outputs,
+            dynamic_shapes=signature.dynamic,
             opset_version=opset,
             dynamo=True,
             verbose=False,

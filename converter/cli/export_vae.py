@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
@@ -18,7 +19,9 @@ from rich.table import Table
 
 from converter.cli.common import EXIT_DIFFERENT, EXIT_EQUAL, exit_codes, reader_may_leave
 from converter.errors import UserError
-from converter.export import TOLERANCE, ExportResult, export
+from converter.export import ExportResult, export
+from converter.export_common import TOLERANCE
+from converter.export_stream import StreamExportResult, export_stream
 from converter.report.terminal import console
 from converter.version import VERSION
 
@@ -37,9 +40,22 @@ PHASES = {
 @click.option(
     "--latent",
     metavar="NxCxTxHxW",
-    help="Shape of the input, such as 1x16x3x16x16. Default: 1xCx3x16x16.",
+    help="Shape of the input, such as 1x16x3x16x16. Default: 1xCx3x16x16; T = K with --stream.",
 )
-@click.option("--dynamic", is_flag=True, help="Let T, H and W have any size.")
+@click.option(
+    "--dynamic", is_flag=True, help="Let T, H and W have any size; with --stream H and W."
+)
+@click.option(
+    "--stream",
+    is_flag=True,
+    help="Two graphs that decode a clip of any length chunk by chunk; OUT is OUT.json.",
+)
+@click.option(
+    "--chunk",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Latent frames in a chunk, with --stream. Default: 1.",
+)
 @click.option("--opset", type=int, default=18, show_default=True, help="18 to 25.")
 @click.option("--no-check", is_flag=True, help="Do not run the graph against upstream's decode.")
 @click.option(
@@ -62,6 +78,8 @@ def main(
     seed: int | None,
     latent: str | None,
     dynamic: bool,
+    stream: bool,
+    chunk: int | None,
     opset: int,
     no_check: bool,
     tolerance: float,
@@ -79,12 +97,19 @@ def main(
     The graph decodes a whole clip and does not grow with its length. It is run against the
     original decoder before it is written.
 
+    With --stream, OUT.json is a manifest of two graphs, one for the first chunk of a clip and one
+    for all others, which hand on what their convolutions saw last.
+
     Exit code: 0 done and equal; 1 the numbers differ by more than the tolerance, nothing was
     written; 2 the input or the usage is wrong.
     """
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    if chunk is not None and not stream:
+        raise UserError("--chunk is for --stream; give both or neither.")
+    exporter: Callable[..., ExportResult | StreamExportResult]
+    exporter = partial(export_stream, chunk=chunk or 1) if stream else export
     with _progress(quiet or as_json) as notify:
-        result = export(
+        result = exporter(
             source,
             out,
             seed=seed,
@@ -99,7 +124,11 @@ def main(
     with reader_may_leave():
         if as_json:
             click.echo(json.dumps(result.to_json(), indent=2))
-        elif not quiet:
+        elif quiet:
+            pass
+        elif isinstance(result, StreamExportResult):
+            _show_stream(result)
+        else:
             _show(result, verbose)
     if result.equal:
         return EXIT_EQUAL
@@ -107,7 +136,7 @@ def main(
     return EXIT_DIFFERENT
 
 
-def _hint(result: ExportResult) -> str:
+def _hint(result: ExportResult | StreamExportResult) -> str:
     error = result.max_abs_error
     if error is None or not math.isfinite(error):
         return ""
@@ -138,6 +167,29 @@ def _show(result: ExportResult, verbose: bool) -> None:
     table.add_row("parameters", f"{graph.parameters:,}")
     table.add_row("file size", decimal(graph.file_bytes))
     table.add_row("opset", str(graph.opset))
+    _print(table, result)
+
+
+def _show_stream(result: StreamExportResult) -> None:
+    weights = "read" if result.seed is None else f"random, seed {result.seed}"
+    dynamic = ", any H, W" if result.dynamic else ""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for role in result.graphs:
+        table.add_column(role)
+    graphs = result.graphs.values()
+    table.add_row("nodes", *(str(graph.node_count) for graph in graphs))
+    table.add_row("Conv3D", *(str(graph.conv3d) for graph in graphs))
+    table.add_row("parameters", *(f"{graph.parameters:,}" for graph in graphs))
+    table.add_row("file size", *(decimal(graph.file_bytes) for graph in graphs))
+    out = console()
+    out.print(f"family: {result.family} ({escape(result.source)}, weights {weights})")
+    out.print(f"latent: {_dims(result.latent)}{dynamic}, a chunk of {result.chunk}")
+    out.print(f"weights of both graphs: {decimal(result.data_bytes)}")
+    _print(table, result)
+
+
+def _print(table: Table, result: ExportResult | StreamExportResult) -> None:
     out = console()
     out.print(table)
     out.print("time: " + ", ".join(f"{name} {s:.2f} s" for name, s in result.seconds.items()))

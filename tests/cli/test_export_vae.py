@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from converter.cli import export_vae
 from converter.errors import UserError
 from converter.export import ExportResult
+from converter.export_stream import StreamExportResult
 from converter.result import GraphSummary
 
 RESULT = ExportResult(
@@ -27,6 +28,23 @@ RESULT = ExportResult(
     tolerance=1e-5,
     checked=((1, 16, 3, 16, 16),),
     seconds={"open": 1.0, "trace": 2.5},
+)
+
+STREAM = StreamExportResult(
+    source="wan2.1",
+    output=Path("out.json"),
+    written=True,
+    family="Wan",
+    seed=0,
+    chunk=2,
+    latent=(1, 16, 2, 16, 16),
+    dynamic=False,
+    graphs={"first": RESULT.graph, "next": RESULT.graph},
+    data_bytes=293_263_744,
+    max_abs_error=4.2e-6,
+    tolerance=1e-5,
+    checked=((1, 16, 5, 16, 16),),
+    seconds={"open": 1.0},
 )
 
 
@@ -74,6 +92,43 @@ def test_every_option_arrives(calls):
         "tolerance": 1e-3,
         "overwrite": True,
     }
+
+
+def test_a_stream_goes_to_its_own_exporter(monkeypatch):
+    made = []
+
+    def export_stream(source, out, **options):
+        made.append((source, out, options["chunk"], options["seed"]))
+        return STREAM
+
+    monkeypatch.setattr(export_vae, "export_stream", export_stream)
+    run = invoke("wan2.1", "out.json", "--stream", "--chunk", 2, "--seed", 0)
+    assert run.exit_code == 0
+    lines = [" ".join(line.split()) for line in run.stdout.splitlines()]
+    assert [line for line in lines if line and not set(line) <= {"─"}] == [
+        "family: Wan (wan2.1, weights random, seed 0)",
+        "latent: 1x16x2x16x16, a chunk of 2",
+        "weights of both graphs: 293.3 MB",
+        "first next",
+        "nodes 54 54",
+        "Conv3D 34 34",
+        "parameters 73,295,611 73,295,611",
+        "file size 293.3 MB 293.3 MB",
+        "time: open 1.00 s",
+        "check: equal to upstream's decode: max abs 4.20e-06 <= 1e-05, at 1x16x5x16x16",
+        "written: out.json",
+    ]
+    assert invoke("wan2.1", "out.json", "--stream").exit_code == 0
+    assert made == [("wan2.1", Path("out.json"), 2, 0), ("wan2.1", Path("out.json"), 1, None)]
+    content = json.loads(invoke("wan2.1", "out.json", "--stream", "--json").stdout)
+    assert content["graphs"]["next"]["conv3d"] == 34
+
+
+def test_a_chunk_without_a_stream(calls):
+    run = invoke("wan2.1", "out.onnx", "--chunk", 2)
+    assert run.exit_code == 2
+    assert "--chunk is for --stream" in run.stderr
+    assert calls == []
 
 
 def test_the_defaults(calls):

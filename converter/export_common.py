@@ -1,0 +1,142 @@
+"""What the clip form and the stream form of an export share."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from converter.errors import UserError
+from converter.export_graph import OPSETS
+from converter.model_file import Model
+from converter.session import Array
+from converter.version import VERSION
+
+if TYPE_CHECKING:
+    from models.base import Decoder, Shape
+    from models.source import Opened
+
+TOLERANCE = 1e-5
+"""Largest absolute error against upstream, on a video of [-1, 1]: fp32 rounding of some 40 layers
+in another order of summation makes 1e-6 to 1e-5."""
+
+DEFAULT_SIZE = 16
+CHECK_SEED = 0
+METADATA_PREFIX = "export_vae."
+NEEDS = ("torch", "diffusers", "onnxscript", "safetensors")
+
+
+@dataclass
+class Clock:
+    """Seconds by phase; `notify` hears the name of each as it begins."""
+
+    notify: Callable[[str], None]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count what is done within."""
+        self.notify(name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+
+
+def refuse_opset(opset: int) -> None:
+    """Raise `UserError` for an opset that cannot be exported."""
+    if opset not in OPSETS:
+        raise UserError(f"opset {opset} cannot be exported: take {OPSETS[0]} to {OPSETS[-1]}.")
+
+
+def need_extra() -> None:
+    """Raise `UserError` where a package of the extra is missing."""
+    for module in NEEDS:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(
+                f"{module} cannot be imported ({error}); exporting needs an extra: "
+                "pip install 'convert-vae[export]'."
+            ) from error
+
+
+def open_decoder(source: str, seed: int | None) -> Opened:
+    """`models.source.open_source`, imported when it is needed."""
+    from models.source import open_source
+
+    with memory_errors():
+        return open_source(source, seed)
+
+
+def fitting(decoder: Decoder, latent: tuple[int, ...]) -> tuple[Shape, Shape]:
+    """A latent's shape and that of its video; raises `UserError` if the latent does not fit."""
+    text = "x".join(map(str, latent))
+    if len(latent) != 5:
+        raise UserError(f"the latent {text} has {len(latent)} sizes; give five, NxCxTxHxW.")
+    n, c, t, h, w = latent
+    try:
+        return (n, c, t, h, w), decoder.geometry.video_shape((n, c, t, h, w))
+    except ValueError as error:
+        raise UserError(f"the latent {text} (NxCxTxHxW) does not fit: {error}.") from error
+
+
+def add_notes(model: Model, source: str, opened: Opened) -> None:
+    """Say in the file where it comes from. Of a folder only the name: its path is private."""
+    geometry = opened.decoder.geometry
+    notes = {
+        "version": VERSION,
+        "source": Path(source).name,
+        "family": opened.family.name,
+        "weights": "read" if opened.seed is None else f"random, seed {opened.seed}",
+        "scale": f"T' = (T - 1) * {geometry.time} + 1, H' = H * {geometry.space}, "
+        f"W' = W * {geometry.space}",
+    }
+    for key, value in notes.items():
+        entry = model.proto.metadata_props.add()
+        entry.key, entry.value = METADATA_PREFIX + key, value
+
+
+def count_conv3d(model: Model) -> int:
+    """Convs whose weights have rank 5."""
+    ranks = {tensor.name: len(tensor.dims) for tensor in model.proto.graph.initializer}
+    convs = (node for node in model.proto.graph.node if node.op_type == "Conv")
+    return sum(ranks.get(node.input[1]) == 5 for node in convs)
+
+
+def max_abs_error(
+    decoder: Decoder, decode: Callable[[Array], Array], shapes: Sequence[Shape]
+) -> float:
+    """Largest difference between `decode` and upstream on random latents, NaN if one has a NaN."""
+    import torch
+
+    generator = torch.Generator().manual_seed(CHECK_SEED)
+    errors = []
+    for shape in shapes:
+        latent = torch.randn(shape, generator=generator)
+        with torch.inference_mode():
+            reference = decoder.reference(latent).numpy()
+        video = decode(latent.numpy())
+        if video.shape != reference.shape:
+            raise UserError(
+                f"the graph makes {video.shape} of a latent {shape} where upstream makes "
+                f"{reference.shape}; please report this."
+            )
+        errors.append(np.abs(video - reference).max())
+    return float(np.max(errors))
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """PyTorch reports exhausted memory as a RuntimeError; say it as Python does."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):
+            raise MemoryError from error
+        raise
