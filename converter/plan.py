@@ -88,11 +88,11 @@ def make_plan(
             raise UserError(f"there is no strategy {name!r}; there are {known}.")
     names = [_name(item) for item in found]
     for pattern in pins:
-        if not any(_matches(name, pattern) for name in names):
+        if not any(matches(name, pattern) for name in names):
             raise UserError(f"the pin {pattern!r} matches no Conv3D of this graph.")
     entries = []
     for item, name in zip(found, names, strict=True):
-        pinned = [chosen for pattern, chosen in pins.items() if _matches(name, pattern)]
+        pinned = [chosen for pattern, chosen in pins.items() if matches(name, pattern)]
         wanted = pinned[-1] if pinned else strategy
         if isinstance(item, Unread):
             entries.append(_leave(item, wanted))
@@ -165,7 +165,8 @@ def _name(item: Conv3D | Unread) -> str:
     return item.name if isinstance(item, Conv3D) else item.refusal.node
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pin's name or glob means the node of this name."""
     return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
 

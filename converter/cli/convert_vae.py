@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.filesize import decimal
+from rich.markup import escape
 
+from converter import convert_stream
 from converter.choice import EXACT, FAST
 from converter.cli.common import (
     EXIT_DIFFERENT,
@@ -23,8 +26,10 @@ from converter.cli.common import (
 )
 from converter.cli.progress import progress
 from converter.convert import Options, run
+from converter.convert_stream import StreamResult
 from converter.errors import UserError
 from converter.kernels import GENERIC, TARGETS
+from converter.manifest import is_manifest
 from converter.output_files import refuse_to_replace, write_text
 from converter.plan import AUTO, Plan, read_pins
 from converter.report.terminal import console, print_plan, print_summary, print_verdict
@@ -151,6 +156,8 @@ def main(
 ) -> int:
     """Replace every Conv3D of the ONNX graph INPUT by exactly equal Conv2D, into OUTPUT.
 
+    INPUT may also be the manifest of a decoder in stream form; OUTPUT is one, too, then.
+
     Any ONNX graph will do; names, types and shapes of its inputs and outputs stay. What cannot be
     proven equal is left as it was, with the reason. The result is validated: both graphs run on
     the same feed, and OUTPUT is written only if they agree.
@@ -161,6 +168,8 @@ def main(
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s")
     if output is None and not options["dry_run"]:
         raise UserError("name an OUTPUT file, or give --dry-run.")
+    if plan_out and is_manifest(input):
+        raise UserError("--plan-out takes the plan of one graph; a manifest has two.")
     if plan_out:
         _check_plan_out(plan_out, input, output, options["overwrite"])
     chosen = merge_pins(read_pins(plan_in) if plan_in else {}, parse_pairs("--pin", pins))
@@ -169,11 +178,18 @@ def main(
         notify = _named(show)
         if tune:
             request = replace(request, choose=_tuner(request, tuning_cache, notify))
-        result = run(input, output, request, notify)
-    if plan_out:
+        result: ConvertResult | StreamResult
+        if is_manifest(input):
+            result = convert_stream.run(input, output, request, notify)
+        else:
+            result = run(input, output, request, notify)
+    if plan_out and isinstance(result, ConvertResult):
         _save_plan(plan_out, result.plan)
     with reader_may_leave():
-        _show(result, as_json, verbose, quiet)
+        if as_json:
+            click.echo(json.dumps(result.to_json(), indent=2))
+        else:
+            _show_all(result, verbose, quiet)
     return EXIT_EQUAL if result.equal else EXIT_DIFFERENT
 
 
@@ -205,10 +221,23 @@ def _save_plan(path: Path, plan: Plan) -> None:
         ) from error
 
 
-def _show(result: ConvertResult, as_json: bool, verbose: bool, quiet: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(result.to_json(), indent=2))
+def _show_all(result: ConvertResult | StreamResult, verbose: bool, quiet: bool) -> None:
+    if isinstance(result, ConvertResult):
+        _show(result, verbose, quiet)
         return
+    for role, graph in result.graphs.items():
+        if not quiet:
+            console().print(f"[bold]{role}[/bold]")
+        _show(graph, verbose, quiet)
+    if result.data_bytes is not None and not quiet:
+        console().print(
+            f"written: {escape(str(result.output))}, the weights of both graphs are "
+            f"{decimal(result.data_bytes)}",
+            soft_wrap=True,
+        )
+
+
+def _show(result: ConvertResult, verbose: bool, quiet: bool) -> None:
     if quiet:
         for note in result.notes:
             click.echo(f"note: {note}", err=True)

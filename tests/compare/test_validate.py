@@ -129,9 +129,8 @@ def test_when_no_size_is_legal_a_shape_is_asked_for(tmp_path):
 
 def test_a_given_shape_that_does_not_run_is_told_with_the_reason(tmp_path):
     path = save(conv3d(dims=[1, 2, "T", "H", "W"], pads=[0] * 6), tmp_path / "m.onnx")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=r"m\.onnx does not run on CPUExecutionProvider: "):
         same(path, shapes={"x": (1, 2, 1, 1, 1)})
-    assert str(caught.value).startswith(f"{path} does not run on CPUExecutionProvider: ")
 
 
 def test_sizes_that_leave_nothing_to_compare_are_passed_over(tmp_path):
