@@ -23,6 +23,7 @@ from converter.cli.progress import progress
 from converter.compare.diff import DiffRequest, diff
 from converter.compare.feeding import FeedPlan
 from converter.compare.gates import Gates, Limits
+from converter.compare.layers import SLICE
 from converter.errors import UserError
 from converter.report.diff_terminal import print_diff
 from converter.report.terminal import console
@@ -71,6 +72,16 @@ GATE = "[NAME=]VALUE"
     help="What PSNR and SSIM of a frame refer to, 2 for pixels in -1..1. Default: the reference's.",
 )
 @click.option("--frames/--no-frames", default=True, show_default=True, help="Compare frames.")
+@click.option(
+    "--layers", is_flag=True, help="Compare every Conv3D's output, and name the first to blame."
+)
+@click.option(
+    "--slice-size",
+    type=click.IntRange(min=1),
+    default=SLICE,
+    show_default=True,
+    help="Layers compared in one run: fewer need less memory and more runs.",
+)
 @click.option(
     "--provider",
     default="auto",

@@ -27,6 +27,7 @@ from converter.compare.feeding import Feed, FeedPlan, Notify, cast_feed, make_fe
 from converter.compare.feeds import Array
 from converter.compare.gates import Gates, failures
 from converter.compare.histogram import histogram
+from converter.compare.layers import SLICE, LayerReport, compare_layers
 from converter.compare.reference_evaluator import ReferenceRunner
 from converter.compare.running import make_runner
 from converter.compare.sides import (
@@ -55,6 +56,7 @@ class DiffRequest:
         feeds: What to feed.
         data_range: What PSNR and SSIM of frames refer to; None for the reference's own range.
         frames: Whether to compare frame by frame, which needs scikit-image.
+        layers: Whether to compare layer by layer on the first feed, `slice_size` in one run.
         save_inputs: An .npz to save the feeds in.
         save_outputs: A folder for one .npz of outputs a graph.
     """
@@ -64,6 +66,8 @@ class DiffRequest:
     provider: str = AUTO
     data_range: float | None = None
     frames: bool = True
+    layers: bool = False
+    slice_size: int = SLICE
     save_inputs: Path | None = None
     save_outputs: Path | None = None
 
@@ -100,8 +104,12 @@ def diff(
         outputs = [_run_side(side, lead, made, request, spool, notify) for side in sides]
         _save(request, made, sides, outputs)
         gates = _with_default(request.gates, sides)
+        request = replace(request, gates=gates)
         results = tuple(
-            _compare(sides[0], side, outputs[0], found, replace(request, gates=gates), notify)
+            replace(
+                _compare(sides[0], side, outputs[0], found, request, notify),
+                layers=_layers(sides[0], side, made, request, notify),
+            )
             for side, found in zip(sides[1:], outputs[1:], strict=True)
         )
     return DiffResult(
@@ -138,6 +146,8 @@ def _check_request(request: DiffRequest, lead: Graph | None, sides: tuple[Side, 
         raise UserError("name a candidate to compare with, or save the outputs by --save-outputs.")
     if lead is None and (request.feeds.files or request.save_inputs or request.save_outputs):
         raise UserError("feeds and saved outputs need a graph, and every file here is an .npz.")
+    if request.layers and not all(isinstance(side, Graph) for side in sides):
+        raise UserError("--layers needs graphs: saved outputs hold no layers.")
     if request.save_outputs:
         names = [side.path.stem for side in sides if isinstance(side, Graph)]
         twice = {name for name in names if names.count(name) > 1}
@@ -242,7 +252,7 @@ def _compare(
         for name, (one, two) in types.items()
         if one != two
     ]
-    return CandidateResult(candidate.info, verdicts, tuple(notes), _plan(right))
+    return CandidateResult(candidate.info, verdicts, tuple(notes), plan=_plan(right))
 
 
 def _verdict(
@@ -260,6 +270,24 @@ def _verdict(
     comparable = one.shape == two.shape and one.dtype == two.dtype
     counts = histogram(one, two) if comparable else None
     return OutputVerdict(feed, names[1], found, counts, failures(found, request.gates))
+
+
+def _layers(
+    left: Side, right: Side, made: tuple[Feed, ...], request: DiffRequest, notify: Notify
+) -> LayerReport | None:
+    if not (request.layers and isinstance(left, Graph) and isinstance(right, Graph)):
+        return None
+    assert request.gates.default is not None
+    return compare_layers(
+        left.path,
+        right.path,
+        made[0].arrays,
+        pair_inputs(left, right),
+        budget=request.gates.default,
+        provider=request.provider,
+        slice_size=request.slice_size,
+        notify=lambda stage: notify(f"{right.path.name}: {stage}"),
+    )
 
 
 def _plan(side: Side) -> tuple[Mapping[str, Any], ...]:

@@ -12,6 +12,7 @@ from converter.compare.feeds import Shapes
 from converter.compare.gates import Failure, Gates, Limits, options, passing
 from converter.compare.histogram import Histogram
 from converter.compare.jsonable import jsonable
+from converter.compare.layers import LayerReport
 
 SCHEMA = "convert-vae.diff"
 SCHEMA_VERSION = 1
@@ -73,11 +74,14 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """One candidate: its outputs on every feed, and what the reader should know."""
+    """One candidate: its outputs on every feed, its layers on the first if they were asked for,
+    what the reader should know, and the plan that conversion wrote into it.
+    """
 
     run: RunInfo
     outputs: tuple[OutputVerdict, ...]
     notes: tuple[str, ...] = ()
+    layers: LayerReport | None = None
     plan: tuple[Mapping[str, Any], ...] = ()
 
     @property
@@ -109,6 +113,7 @@ class CandidateResult:
             "sentence": self.sentence(),
             "notes": list(self.notes),
             "outputs": [output.to_json() for output in self.outputs],
+            "layers": self.layers.to_json() if self.layers else None,
             "plan": jsonable(self.plan),
         }
 

@@ -12,6 +12,8 @@ from rich.table import Table
 from converter.compare.diff_result import CandidateResult, DiffResult, OutputVerdict
 from converter.compare.elementwise import QUANTILES
 from converter.compare.gates import options
+from converter.compare.layers import LayerReport
+from converter.compare.output_difference import OutputDifference
 
 
 def print_diff(out: Console, result: DiffResult, *, frames: bool = False) -> None:
@@ -21,10 +23,14 @@ def print_diff(out: Console, result: DiffResult, *, frames: bool = False) -> Non
         if frames:
             for output in candidate.outputs:
                 _print_frames(out, output)
+        if candidate.layers is not None:
+            _print_layers(out, candidate.layers)
     out.print(f"reference: {escape(str(result.reference.path))} ({result.reference.evaluator})")
     for candidate in result.candidates:
         for note in candidate.notes:
             out.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+        if candidate.layers is not None:
+            out.print(f"layers: {escape(candidate.layers.sentence())}", soft_wrap=True)
         label = "[green]pass[/green]" if candidate.passed else "[red]FAIL[/red]"
         out.print(
             f"{label} {escape(str(candidate.run.path))}: {escape(candidate.sentence())}",
@@ -108,3 +114,31 @@ def _print_frames(out: Console, output: OutputVerdict) -> None:
             number(frame.mean_abs),
         )
     out.print(table)
+
+
+def _print_layers(out: Console, report: LayerReport) -> None:
+    table = Table(box=box.SIMPLE_HEAD, title="layers, relative L2", title_justify="left")
+    for heading in ("Conv3D output", "now held by", "layout"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("local", "accumulated", "PSNR dB"):
+        table.add_column(heading, justify="right")
+    table.add_column("", overflow="fold")
+    for layer in report.layers:
+        blamed = layer.why_blamed(report.budget)
+        table.add_row(
+            escape(layer.name),
+            escape("" if layer.tensor == layer.name else layer.tensor),
+            layer.layout,
+            relative(layer.local),
+            relative(layer.accumulated),
+            number(layer.accumulated.psnr_db, 4) if layer.accumulated else "-",
+            f"[red]{escape(blamed)}[/red]" if blamed else escape(layer.reason),
+        )
+    out.print(table)
+    for note in report.notes:
+        out.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+
+
+def relative(found: OutputDifference | None) -> str:
+    """The relative L2 of a layer, or a dash."""
+    return number(found.rel_l2 if found else None, 2)

@@ -8,6 +8,7 @@ from converter.cli.diff_vae import main, parse_gates
 from converter.compare.gates import Gates, Limits
 from converter.errors import UserError
 from tests.compare.graphs import conv3d, save
+from tests.compare.planted import change_a_weight, converted, plant
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("skimage")
@@ -102,3 +103,24 @@ def test_the_range_of_frames_may_be_given(pair):
     frames = report["candidates"][0]["outputs"][0]["frames"]
     assert frames["data_range"] == 2
     assert np.isfinite(frames["psnr_db"]["mean"])
+
+
+def test_layers_name_the_first_to_blame(tmp_path):
+    reference, candidate = converted(tmp_path, "unfold")
+    planted = plant(candidate, 2, change_a_weight)
+    done = diff_vae(reference, candidate, planted, "--layers", "--slice-size", 4)
+    assert done.exit_code == 1
+    lines = [line for line in done.stdout.splitlines() if line.startswith("layers: ")]
+    assert lines[0].startswith("layers: no layer of 6 is beyond")
+    assert lines[1].startswith("layers: first layer to blame: c2 (now ")
+    report = json.loads(diff_vae(reference, planted, "--layers", "--json").stdout)
+    (found,) = report["candidates"]
+    assert found["layers"]["first_blamed"] == "c2"
+    assert [entry["output"] for entry in found["plan"]] == [f"c{n}" for n in range(6)]
+
+
+def test_saved_outputs_have_no_layers(pair, tmp_path):
+    diff_vae(*pair, "--save-outputs", tmp_path / "o")
+    done = diff_vae(tmp_path / "o/a.npz", pair[1], "--layers")
+    assert done.exit_code == 2
+    assert "saved outputs hold no layers" in done.stderr

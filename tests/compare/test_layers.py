@@ -1,0 +1,143 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from converter.compare.interface import read_interface
+from converter.compare.layer_holders import Holder, holders
+from converter.compare.layers import compare_layers
+from converter.compare.tolerance import FP32
+from converter.errors import UserError
+from tests.compare.graphs import save
+from tests.compare.planted import (
+    DIMS,
+    LAYERS,
+    change_a_weight,
+    converted,
+    decoder,
+    drop_the_bias,
+    plant,
+    shift_a_pad,
+    swap_two_taps,
+)
+
+pytest.importorskip("onnxruntime")
+
+FEED = {"x": np.random.default_rng(0).standard_normal(DIMS, np.float32)}
+
+
+def report(reference, candidate, **options):
+    inputs = read_interface(onnx.load(str(candidate)), candidate).inputs
+    return compare_layers(
+        reference, candidate, FEED, {"x": inputs[0]}, budget=FP32, provider="cpu", **options
+    )
+
+
+@pytest.fixture(scope="module")
+def unfolded(tmp_path_factory):
+    return converted(tmp_path_factory.mktemp("unfold"), "unfold")
+
+
+@pytest.mark.parametrize(
+    ("layer", "fault"),
+    [
+        (0, change_a_weight),
+        (2, change_a_weight),
+        (5, change_a_weight),
+        (0, shift_a_pad),
+        (3, shift_a_pad),
+        (1, drop_the_bias),
+        (4, drop_the_bias),
+        (1, swap_two_taps),
+        (2, swap_two_taps),
+        (5, swap_two_taps),
+    ],
+)
+def test_a_planted_fault_is_found_in_its_layer(unfolded, layer, fault):
+    reference, candidate = unfolded
+    found = report(reference, plant(candidate, layer, fault))
+    assert found.first_blamed.name == f"c{layer}"
+    assert f"c{layer}" in found.sentence()
+    beyond = [n for n, one in enumerate(found.layers) if one.local.why_fails(FP32)]
+    assert beyond == [layer]  # what follows inherits the error but adds none
+    behind = [one.accumulated.why_fails(FP32) for one in found.layers[layer:]]
+    assert all(behind)
+    assert not any(one.accumulated.why_fails(FP32) for one in found.layers[:layer])
+
+
+def test_a_fault_that_the_graph_does_not_survive_is_named_all_the_same(unfolded):
+    def widen(graph, convs):
+        for conv in convs:
+            next(a for a in conv.attribute if a.name == "pads").ints[:] = [1, 2, 1, 1]
+
+    reference, candidate = unfolded
+    found = report(reference, plant(candidate, 3, widen))
+    assert found.first_blamed.name == "c3"
+
+
+@pytest.mark.parametrize("strategy", ["auto", "unfold", "taps", "winograd"])
+@pytest.mark.parametrize("slice_size", [1, 4])
+def test_a_right_conversion_blames_no_layer(tmp_path, strategy, slice_size):
+    found = report(*converted(tmp_path, strategy), slice_size=slice_size)
+    assert [layer.name for layer in found.layers] == [f"c{n}" for n in range(LAYERS)]
+    assert found.first_blamed is None
+    assert "no layer of 6 is beyond" in found.sentence()
+    assert all(layer.local and layer.accumulated and not layer.reason for layer in found.layers)
+    assert found.to_json()["first_blamed"] is None
+
+
+def test_accumulated_errors_are_those_of_the_whole_graphs(unfolded):
+    """Against ONNX's reference evaluator, which knows nothing of parts and slices."""
+    reference, candidate = unfolded
+    planted = plant(candidate, 1, change_a_weight)
+    found = report(reference, planted, slice_size=2)
+    values = []
+    for path in (reference, planted):
+        model = onnx.load(str(path))
+        held = holders(model)
+        model.graph.output.extend(
+            onnx.ValueInfoProto(name=held[f"c{n}"].tensor) for n in range(LAYERS)
+        )
+        outputs = ReferenceEvaluator(model).run(None, FEED)[1:]
+        values.append([held[f"c{n}"].undo(outputs[n]) for n in range(LAYERS)])
+    for layer, one, two in zip(found.layers, *values, strict=True):
+        expected = np.abs(one.astype(np.float64) - two).max()
+        assert layer.accumulated.max_abs == pytest.approx(expected, abs=1e-5)  # fp32 sums of 162
+
+
+def test_layouts_are_undone_and_redone():
+    video = np.arange(1 * 2 * 3 * 4 * 5).reshape(1, 2, 3, 4, 5)
+    frames = Holder("a", "TCHW")
+    held = frames.redo(video)
+    np.testing.assert_array_equal(held, video[0].transpose(1, 0, 2, 3))
+    np.testing.assert_array_equal(frames.undo(held), video)
+    beside = Holder("a", "NTCHW")
+    np.testing.assert_array_equal(beside.redo(video), video.transpose(0, 2, 1, 3, 4))
+    np.testing.assert_array_equal(beside.undo(beside.redo(video)), video)
+
+
+def test_without_provenance_names_decide(tmp_path):
+    reference = save(decoder(), tmp_path / "a.onnx")
+    other = decoder()
+    other.graph.initializer[5].raw_data = bytes(4 * DIMS[1])  # the bias b2
+    found = report(reference, save(other, tmp_path / "b.onnx"))
+    assert found.first_blamed.name == "c2"
+
+
+def test_graphs_without_a_common_layer_are_refused(tmp_path):
+    reference = save(decoder(), tmp_path / "a.onnx")
+    other = decoder()
+    for node in other.graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name[0] == "c":
+                    names[place] = f"other_{name}"
+    with pytest.raises(UserError, match=r"no Conv3D output of .*a\.onnx is known in .*b\.onnx"):
+        report(reference, save(other, tmp_path / "b.onnx"))
+
+
+def test_broken_provenance_is_no_provenance(tmp_path):
+    other = decoder()
+    helper.set_model_props(other, {"convert_vae.outputs": "[1"})
+    assert holders(other) == {}
