@@ -29,7 +29,8 @@ class Workbench(tempfile.TemporaryDirectory[str]):
     def __init__(self, path: Path) -> None:
         super().__init__()
         folder = Path(self.name)
-        model_file.write(model_file.load(path), folder / WHOLE, folder / WEIGHTS)
+        weights = model_file.DataFile(folder / WEIGHTS)
+        model_file.write(model_file.load(path), folder / WHOLE, weights)
         self._model = load_skeleton(folder / WHOLE)
         graph = self._model.graph
         self._producers = {
