@@ -94,8 +94,7 @@ def add_notes(model: Model, source: str, opened: Opened) -> None:
         "source": Path(source).name,
         "family": opened.family.name,
         "weights": "read" if opened.seed is None else f"random, seed {opened.seed}",
-        "scale": f"T' = (T - 1) * {geometry.time} + 1, H' = H * {geometry.space}, "
-        f"W' = W * {geometry.space}",
+        "scale": geometry.rule(),
     }
     for key, value in notes.items():
         entry = model.proto.metadata_props.add()

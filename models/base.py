@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,28 +18,49 @@ Shape = tuple[int, int, int, int, int]
 """(N, C, T, H, W)."""
 
 
+FrameRule = Literal["first alone", "first alone if odd", "every"]
+"""Which latent frame makes one frame of video instead of `time`: the first; or the first where
+T is odd; or none."""
+
+
 @dataclass(frozen=True)
 class Geometry:
     """How a latent (N, channels, T, H, W) maps to a video (N, video_channels, T', H', W').
 
     A causal decoder makes one frame of the first latent frame and `time` of every other:
-    T' = (T - 1) * time + 1, H' = H * space, W' = W * space.
+    T' = (T - 1) * time + 1, H' = H * space, W' = W * space. `frames` says where that differs.
+    `least` is the smallest H and W that it takes.
     """
 
     channels: int
     video_channels: int
     time: int
     space: int
+    frames: FrameRule = "first alone"
+    least: int = 1
+
+    def rule(self) -> str:
+        """The sizes of the video as a formula."""
+        alone, every = f"(T - 1) * {self.time} + 1", f"T * {self.time}"
+        time = {
+            "first alone": alone,
+            "first alone if odd": f"{alone} where T is odd, else {every}",
+            "every": every,
+        }
+        return f"T' = {time[self.frames]}, H' = H * {self.space}, W' = W * {self.space}"
 
     def video_shape(self, latent: Shape) -> Shape:
         """The shape a latent decodes to; raises ValueError naming the axis that does not fit."""
         n, c, t, h, w = latent
         if c != self.channels:
             raise ValueError(f"C is {c}, but this decoder's latents have {self.channels} channels")
-        for axis, size in (("N", n), ("T", t), ("H", h), ("W", w)):
-            if size < 1:
-                raise ValueError(f"{axis} is {size}, but must be at least 1")
-        return n, self.video_channels, (t - 1) * self.time + 1, h * self.space, w * self.space
+        smallest = (("N", n, 1), ("T", t, 1), ("H", h, self.least), ("W", w, self.least))
+        for axis, size, least in smallest:
+            if size < least:
+                raise ValueError(f"{axis} is {size}, but must be at least {least}")
+        alone = self.frames == "first alone" or (self.frames == "first alone if odd" and t % 2 == 1)
+        frames = (t - 1) * self.time + 1 if alone else t * self.time
+        return n, self.video_channels, frames, h * self.space, w * self.space
 
 
 @dataclass(frozen=True)

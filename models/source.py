@@ -15,9 +15,29 @@ from torch import nn
 
 from converter.errors import UserError
 from models.base import Decoder, Family
+from models.allegro import ALLEGRO
+from models.cogvideox import COGVIDEOX
+from models.cosmos import COSMOS
+from models.hunyuan_video import HUNYUAN_VIDEO
+from models.hunyuan_video_15 import HUNYUAN_VIDEO_15
+from models.ltx2_video import LTX2_VIDEO
+from models.ltx_video import LTX_VIDEO
+from models.mochi import MOCHI
+from models.qwen_image import QWEN_IMAGE
 from models.wan import WAN
 
-FAMILIES = (WAN,)
+FAMILIES = (
+    WAN,
+    QWEN_IMAGE,
+    HUNYUAN_VIDEO,
+    HUNYUAN_VIDEO_15,
+    COGVIDEOX,
+    LTX_VIDEO,
+    LTX2_VIDEO,
+    MOCHI,
+    COSMOS,
+    ALLEGRO,
+)
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
