@@ -44,7 +44,7 @@ class AllegroDecoder(Decoder):
         n, c, t, h, w = latent.shape
         shape = self.geometry.video_shape((n, c, t, h, w))
         with _one_tile(self._vae, shape):
-            videos = [self._vae.decode(clip).sample for clip in latent.split(1)]
+            videos = [self._vae.decode(clip).sample for clip in torch.split(latent, 1)]
         return torch.cat(videos).transpose(1, 2)
 
     def clip(self, *, dynamic: bool) -> nn.Module:

@@ -25,6 +25,7 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from diffusers.models.autoencoders.autoencoder_kl_cogvideox import (
     CogVideoXCausalConv3d,
+    CogVideoXSafeConv3d,
     CogVideoXSpatialNorm3D,
 )
 from diffusers.models.upsampling import CogVideoXUpsample3D
@@ -90,8 +91,13 @@ class _Clip(nn.Module):
 
     def __init__(self, vae: AutoencoderKLCogVideoX) -> None:
         super().__init__()
-        self.post_quant_conv = vae.post_quant_conv
-        kinds = {CogVideoXSpatialNorm3D: _ChunkNorm, CogVideoXCausalConv3d: CausalConv}
+        post_quant_conv = vae.post_quant_conv
+        self.post_quant_conv = None if post_quant_conv is None else plain_conv(post_quant_conv)
+        kinds = {
+            CogVideoXSpatialNorm3D: _ChunkNorm,
+            CogVideoXCausalConv3d: CausalConv,
+            CogVideoXSafeConv3d: plain_conv,
+        }
         self.decoder: Any = rebuilt(vae.decoder, kinds)
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
@@ -147,8 +153,8 @@ class _ChunkNorm(nn.Module):
     def __init__(self, upstream: Any) -> None:
         super().__init__()
         self.norm_layer = upstream.norm_layer
-        self.conv_y = upstream.conv_y.conv
-        self.conv_b = upstream.conv_b.conv
+        self.conv_y = plain_conv(upstream.conv_y.conv)
+        self.conv_b = plain_conv(upstream.conv_b.conv)
 
     def forward(
         self, x: torch.Tensor, level: _Level, conv_cache: None = None
@@ -158,8 +164,7 @@ class _ChunkNorm(nn.Module):
         variance = self._chunk_means(centred.square(), level)
         scale = torch.rsqrt(variance + norm.eps) * norm.weight[:, None]
         normed = centred * scale[..., None, None] + norm.bias[:, None, None, None]
-        y, b = (_convolve(conv, level.latent) for conv in (self.conv_y, self.conv_b))
-        return normed * y + b, None
+        return normed * self.conv_y(level.latent) + self.conv_b(level.latent), None
 
     def _chunk_means(self, x: torch.Tensor, level: _Level) -> torch.Tensor:
         """(N, C, T, H, W) -> (N, C, T), the mean of the group and chunk that each belongs to."""
@@ -179,20 +184,31 @@ class CausalConv(nn.Module):
 
     def __init__(self, upstream: CogVideoXCausalConv3d) -> None:
         super().__init__()
-        self.conv = upstream.conv
+        self.conv = plain_conv(upstream.conv)
         in_time = (0, 0, 0, 0, upstream.time_pad, 0)
         everywhere = upstream.pad_mode == "replicate"
         self._pad = tuple(upstream.time_causal_padding) if everywhere else in_time
 
     def forward(self, x: torch.Tensor, conv_cache: None = None) -> tuple[torch.Tensor, None]:
+        """(N, C, T, H, W) -> (N, O, T, H, W), and no cache."""
         if any(self._pad):
             x = functional.pad(x, self._pad, mode="replicate")
-        return _convolve(self.conv, x), None
+        return self.conv(x), None
 
 
-def _convolve(conv: nn.Conv3d, x: torch.Tensor) -> torch.Tensor:
-    """`conv` of `x` without the splitting of large inputs that upstream's subclass adds."""
-    return nn.Conv3d.forward(conv, x)
+def plain_conv(upstream: CogVideoXSafeConv3d) -> nn.Conv3d:
+    """The same convolution without the splitting of large inputs, which compares sizes."""
+    with torch.device("meta"):
+        conv = nn.Conv3d(
+            upstream.in_channels,
+            upstream.out_channels,
+            upstream.kernel_size,
+            upstream.stride,
+            upstream.padding,
+            upstream.dilation,
+        )
+    conv.weight, conv.bias = upstream.weight, upstream.bias
+    return conv
 
 
 COGVIDEOX = Family(

@@ -114,9 +114,7 @@ class _Attention(nn.Module):
         self.to_out = upstream.to_out
         self._over_time = isinstance(upstream.processor, CosmosTemporalAttentionProcessor2_0)
 
-    def forward(
-        self, x: torch.Tensor, attention_mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         n, c, t, h, w = x.shape
         normed = self.norm(x)
         maps = [layer(normed) for layer in (self.to_q, self.to_k, self.to_v)]
@@ -191,7 +189,10 @@ def _haar_signs() -> torch.Tensor:
     corners = list(itertools.product((0, 1), repeat=3))
     return torch.tensor(
         [
-            [(-1.0) ** sum(i * high for i, high in zip(pixel, band, strict=True)) for band in corners]
+            [
+                (-1.0) ** sum(i * high for i, high in zip(pixel, band, strict=True))
+                for band in corners
+            ]
             for pixel in corners
         ]
     )

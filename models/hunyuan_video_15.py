@@ -41,7 +41,7 @@ class HunyuanVideo15Decoder(Decoder):
     def reference(self, latent: torch.Tensor) -> torch.Tensor:
         """Upstream's decode; it takes one clip at a time, more do not fit its mask."""
         with untiled(self._vae):
-            return torch.cat([self._vae.decode(clip).sample for clip in latent.split(1)])
+            return torch.cat([self._vae.decode(clip).sample for clip in torch.split(latent, 1)])
 
     def clip(self, *, dynamic: bool) -> nn.Module:
         """The whole clip at once."""

@@ -105,6 +105,7 @@ class ScaledNorm(nn.Module):
         self.weight = nn.Parameter((upstream.gamma * upstream.scale).detach(), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The norm of (N, C, T, H, W)."""
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-12)
         normed: torch.Tensor = x / norm * self.weight
         return normed
@@ -152,6 +153,7 @@ class OneHeadAttention(nn.Module):
         self.to_out = upstream.to_out
 
     def forward(self, x: torch.Tensor, allowed: torch.Tensor | None = None) -> torch.Tensor:
+        """`allowed` says which positions may see which, as in `attend`."""
         normed = self.group_norm(x).flatten(2).transpose(1, 2)
         y = attend(self.to_q(normed), self.to_k(normed), self.to_v(normed), allowed)
         out: torch.Tensor = self.to_out[0](y)

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from converter.errors import UserError
-from models.base import Decoder, Family
 from models.allegro import ALLEGRO
+from models.base import Decoder, Family
 from models.cogvideox import COGVIDEOX
 from models.cosmos import COSMOS
 from models.hunyuan_video import HUNYUAN_VIDEO

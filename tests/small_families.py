@@ -50,7 +50,14 @@ LTX_VIDEO: dict[str, Any] = {
     "patch_size": 2,
 }
 
-LTX_VIDEO_TIMESTEP = LTX_VIDEO | {"timestep_conditioning": True, "upsample_residual": [True] * 3}
+LTX_VIDEO_TIMESTEP = LTX_VIDEO | {
+    "decoder_block_out_channels": [8, 16, 32],
+    "decoder_spatio_temporal_scaling": [True, True, True],
+    "timestep_conditioning": True,
+    "upsample_residual": [True] * 3,
+    "upsample_factor": [2] * 3,
+}
+"""As LTX-Video 0.9.1 and later; upstream takes a timestep only where blocks keep their channels."""
 
 LTX2_VIDEO: dict[str, Any] = {
     "latent_channels": 4,
@@ -101,3 +108,17 @@ ALLEGRO: dict[str, Any] = {
     "layers_per_block": 1,
     "norm_num_groups": GROUPS,
 }
+
+SMALL: dict[str, dict[str, Any]] = {
+    "Wan": WAN_2_1,
+    "Qwen-Image": QWEN_IMAGE,
+    "HunyuanVideo": HUNYUAN_VIDEO,
+    "HunyuanVideo 1.5": HUNYUAN_VIDEO_15,
+    "CogVideoX": COGVIDEOX,
+    "LTX-Video": LTX_VIDEO,
+    "LTX2-Video": LTX2_VIDEO,
+    "Mochi": MOCHI,
+    "Cosmos": COSMOS,
+    "Allegro": ALLEGRO,
+}
+"""By the name of the family."""
