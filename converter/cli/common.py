@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,11 +29,13 @@ def exit_codes(command: Callable[P, int]) -> Callable[P, None]:
 
     A `UserError` becomes one sentence on stderr and exit code 2; so do Ctrl-C, a full disk, a
     folder that cannot be written, exhausted memory, and a fault of the program itself (which must
-    not look like exit code 1). With `--debug` a traceback precedes it.
+    not look like exit code 1). With `--debug` a traceback precedes it. SIGTERM counts as Ctrl-C, so
+    that a stopped job leaves no temporary files either.
     """
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             sys.exit(command(*args, **kwargs))
         except CLICK_OWN:
@@ -42,6 +45,8 @@ def exit_codes(command: Callable[P, int]) -> Callable[P, None]:
                 traceback.print_exc()
             click.echo(f"error: {' '.join(_sentence(error).splitlines())}", err=True)
             sys.exit(EXIT_BAD_INPUT)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     return wrapper
 

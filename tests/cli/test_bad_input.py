@@ -290,6 +290,17 @@ def test_ctrl_c_in_each_phase_leaves_what_was_there(tmp_path, module, name, coun
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]
 
 
+def test_a_job_that_is_stopped_leaves_what_was_there(tmp_path):
+    inline(tmp_path)
+    before = files(tmp_path)
+    arguments = [tmp_path / "in.onnx", tmp_path / "out.onnx", "--external-data", "always"]
+    code = INTERRUPTED.replace("SIGINT", "SIGTERM")
+    done = process("converter.weights", "WeightTable.read", 2, *arguments, code=code)
+    assert_refused(done, "interrupted; nothing was written")
+    assert files(tmp_path) == before
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
 def test_the_interrupting_driver_does_nothing_else(tmp_path):
     inline(tmp_path)
     never = ("converter.model_file", "load", 99)
