@@ -20,7 +20,7 @@ from rich.table import Table
 from converter.cli.common import EXIT_DIFFERENT, EXIT_EQUAL, exit_codes, reader_may_leave
 from converter.errors import UserError
 from converter.export import ExportResult, export
-from converter.export_common import TOLERANCE
+from converter.export_common import TOLERANCE, need_extra
 from converter.export_stream import StreamExportResult, export_stream
 from converter.report.terminal import console
 from converter.version import VERSION
@@ -33,9 +33,36 @@ PHASES = {
 }
 
 
+def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """Print the presets and leave."""
+    if not wanted or context.resilient_parsing:
+        return
+    need_extra()
+    from models.catalog import entries
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("preset", "family", "latent C", "video", "forms"):
+        table.add_column(heading)
+    table.add_column("parameters", justify="right")
+    for entry in entries():
+        forms = "clip, stream" if entry.stream else "clip"
+        figures = (str(entry.channels), entry.rule, forms, f"{entry.parameters:,}")
+        table.add_row(entry.preset, entry.family, *figures)
+    console().print(table)
+    context.exit()
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--list",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list,
+    help="Show the presets: families, latent channels, sizes, forms, parameters.",
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Random weights of this seed.")
 @click.option(
     "--latent",
@@ -92,7 +119,7 @@ def main(
     """Export a PyTorch video decoder as one ONNX graph, latent -> video.
 
     SOURCE is a diffusers VAE folder (config.json and safetensors), the pipeline folder around it,
-    or a preset, wan2.1 or wan2.2-ti2v: the published configuration, with random weights (--seed).
+    or a preset (--list): the published configuration, with random weights (--seed).
 
     The graph decodes a whole clip and does not grow with its length. It is run against the
     original decoder before it is written.

@@ -263,3 +263,14 @@ def test_phases_are_shown_on_a_terminal_only(monkeypatch, stream, quiet, shown):
         for phase in ("open", "trace", "write", "check"):
             notify(phase)
     assert bool(stream.getvalue()) is shown
+
+
+def test_list_shows_the_presets_without_a_source(monkeypatch):
+    from models import catalog
+
+    entry = catalog.Entry("tiny", "Tiny", 4, "T' = T", stream=True, parameters=1234)
+    monkeypatch.setattr(catalog, "entries", lambda: iter([entry]))
+    result = CliRunner().invoke(export_vae.main, ["--list"])
+    assert result.exit_code == 0
+    for text in ("tiny", "Tiny", "clip, stream", "1,234"):
+        assert text in result.output

@@ -1,0 +1,39 @@
+"""The presets in figures: what `export-vae --list` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from models.base import Decoder
+from models.source import FAMILIES
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One preset: its family, latent channels, size rule, forms, and weights of its decoder."""
+
+    preset: str
+    family: str
+    channels: int
+    rule: str
+    stream: bool
+    parameters: int
+
+
+def entries() -> Iterator[Entry]:
+    """Every preset, in the order of the families. Made without memory for weights."""
+    for family in FAMILIES:
+        for preset, config in family.presets.items():
+            with torch.device("meta"):
+                decoder = family.wrap(family.upstream(**config))
+            yield Entry(
+                preset=preset,
+                family=family.name,
+                channels=decoder.geometry.channels,
+                rule=decoder.geometry.rule(),
+                stream=type(decoder).stream is not Decoder.stream,
+                parameters=sum(w.numel() for w in decoder.clip(dynamic=False).parameters()),
+            )

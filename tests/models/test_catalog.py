@@ -1,0 +1,21 @@
+from models import catalog
+from models.cogvideox import COGVIDEOX
+from models.wan import WAN
+
+
+def test_entries_say_what_a_preset_needs_and_makes(monkeypatch):
+    monkeypatch.setattr(catalog, "FAMILIES", (WAN, COGVIDEOX))
+    wan, _, cogvideox = catalog.entries()
+    assert wan == catalog.Entry(
+        preset="wan2.1",
+        family="Wan",
+        channels=16,
+        rule="T' = (T - 1) * 4 + 1, H' = H * 8, W' = W * 8",
+        stream=True,
+        parameters=73_295_603,
+    )
+    assert cogvideox.rule == (
+        "T' = (T - 1) * 4 + 1 where T is odd, else T * 4, H' = H * 8, W' = W * 8"
+    )
+    assert not cogvideox.stream
+    assert cogvideox.parameters == 123_368_451
