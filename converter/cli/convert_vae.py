@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from converter.kernels import GENERIC, TARGETS
 from converter.manifest import is_manifest
 from converter.output_files import refuse_to_replace, write_text
 from converter.plan import AUTO, Plan, read_pins
+from converter.report.diff_file import check_report_path, write_report
 from converter.report.terminal import console, print_plan, print_summary, print_verdict
 from converter.result import ConvertResult
 from converter.rewrites import BY_NAME, KEEP
@@ -108,6 +110,11 @@ PHASES = {
     show_default=True,
     help="Weights in a file of their own: auto if the input's are, or near 2 GB.",
 )
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    help="Compare OUTPUT with INPUT, layer by layer too, in a .html, .md or .json file.",
+)
 @click.option("--no-validate", is_flag=True, help="Do not run both graphs and compare.")
 @click.option(
     "--shape",
@@ -146,6 +153,7 @@ def main(
     plan_in: Path | None,
     plan_out: Path | None,
     no_validate: bool,
+    report: Path | None,
     as_json: bool,
     verbose: bool,
     quiet: bool,
@@ -172,6 +180,8 @@ def main(
         raise UserError("--plan-out takes the plan of one graph; a manifest has two.")
     if plan_out:
         _check_plan_out(plan_out, input, output, options["overwrite"])
+    if report:
+        _check_report(report, input, output)
     chosen = merge_pins(read_pins(plan_in) if plan_in else {}, parse_pairs("--pin", pins))
     request = Options(pins=chosen, shapes=parse_shapes(shapes), validate=not no_validate, **options)
     with progress(quiet or as_json) as show:
@@ -183,6 +193,8 @@ def main(
             result = convert_stream.run(input, output, request, notify)
         else:
             result = run(input, output, request, notify)
+            if report and result.written and output is not None:
+                _report(report, input, output, request, show)
     if plan_out and isinstance(result, ConvertResult):
         _save_plan(plan_out, result.plan)
     with reader_may_leave():
@@ -195,6 +207,31 @@ def main(
 
 def _named(show: Callable[[str], None]) -> Callable[[str], None]:
     return lambda phase: show(PHASES.get(phase, phase))
+
+
+def _check_report(report: Path, input: Path, output: Path | None) -> None:
+    check_report_path(report)
+    if is_manifest(input):
+        raise UserError("--report compares two graphs, and INPUT is a set of streaming graphs.")
+    if output is not None and input.absolute() == output.absolute():
+        raise UserError("--report needs INPUT to compare with, so OUTPUT cannot be the same file.")
+
+
+def _report(
+    report: Path, input: Path, output: Path, options: Options, notify: Callable[[str], None]
+) -> None:
+    """The comparison of `diff-vae --layers`, on the feed of the validation."""
+    # Imported here: it needs onnxruntime, an extra, and a conversion alone needs none.
+    from converter.compare.diff import DiffRequest, diff
+    from converter.compare.feeding import FeedPlan
+
+    feeds = FeedPlan(seed=options.seed, shapes=options.shapes)
+    request = DiffRequest(feeds, provider=options.provider, layers=True, pictures=True)
+    found = diff(input, (output,), request, notify)
+    command = ["diff-vae", str(input), str(output), "--layers", "--seed", str(options.seed)]
+    for name, shape in options.shapes.items():
+        command += ["--shape", f"{name}={'x'.join(map(str, shape))}"]
+    write_report(report, replace(found, command=shlex.join(command)))
 
 
 def _tuner(request: Options, cache: Path | None, notify: Callable[[str], None]) -> Tuner:

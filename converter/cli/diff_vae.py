@@ -25,6 +25,7 @@ from converter.compare.feeding import FeedPlan
 from converter.compare.gates import Gates, Limits
 from converter.compare.layers import SLICE
 from converter.errors import UserError
+from converter.report.diff_file import check_report_path, write_report
 from converter.report.diff_terminal import print_diff
 from converter.report.terminal import console
 from converter.version import VERSION
@@ -88,6 +89,7 @@ GATE = "[NAME=]VALUE"
     show_default=True,
     help="Execution provider: auto, migraphx, rocm, cuda, openvino or cpu.",
 )
+@click.option("--report", type=PATH, help="Write a report: .html, .md or .json.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every frame too.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but the verdict of a failure.")
@@ -97,6 +99,7 @@ GATE = "[NAME=]VALUE"
 def main(
     reference: Path,
     candidates: tuple[Path, ...],
+    report: Path | None,
     as_json: bool,
     verbose: bool,
     quiet: bool,
@@ -112,10 +115,14 @@ def main(
 
     Exit code: 0 every gate is passed; 1 one is not; 2 the input or the usage is wrong.
     """
-    request = _request(options)
+    if report:
+        check_report_path(report)
+    request = replace(_request(options), pictures=report is not None)
     with progress(quiet or as_json) as notify:
         result = diff(reference, candidates, request, notify)
     result = replace(result, command=shlex.join(["diff-vae", *sys.argv[1:]]))
+    if report:
+        write_report(report, result)
     with reader_may_leave():
         if as_json:
             click.echo(json.dumps(result.to_json(), indent=2, allow_nan=False))

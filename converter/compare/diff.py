@@ -28,6 +28,7 @@ from converter.compare.feeds import Array
 from converter.compare.gates import Gates, failures
 from converter.compare.histogram import histogram
 from converter.compare.layers import SLICE, LayerReport, compare_layers
+from converter.compare.pictures import Strip, strip
 from converter.compare.reference_evaluator import ReferenceRunner
 from converter.compare.running import make_runner
 from converter.compare.sides import (
@@ -56,6 +57,7 @@ class DiffRequest:
         feeds: What to feed.
         data_range: What PSNR and SSIM of frames refer to; None for the reference's own range.
         frames: Whether to compare frame by frame, which needs scikit-image.
+        pictures: Whether to keep pictures of the first video output, for a report.
         layers: Whether to compare layer by layer on the first feed, `slice_size` in one run.
         save_inputs: An .npz to save the feeds in.
         save_outputs: A folder for one .npz of outputs a graph.
@@ -66,6 +68,7 @@ class DiffRequest:
     provider: str = AUTO
     data_range: float | None = None
     frames: bool = True
+    pictures: bool = False
     layers: bool = False
     slice_size: int = SLICE
     save_inputs: Path | None = None
@@ -252,7 +255,10 @@ def _compare(
         for name, (one, two) in types.items()
         if one != two
     ]
-    return CandidateResult(candidate.info, verdicts, tuple(notes), plan=_plan(right))
+    pictures = _pictures(names, reference, candidate) if request.pictures else None
+    return CandidateResult(
+        candidate.info, verdicts, tuple(notes), plan=_plan(right), pictures=pictures
+    )
 
 
 def _verdict(
@@ -270,6 +276,15 @@ def _verdict(
     comparable = one.shape == two.shape and one.dtype == two.dtype
     counts = histogram(one, two) if comparable else None
     return OutputVerdict(feed, names[1], found, counts, failures(found, request.gates))
+
+
+def _pictures(names: Mapping[str, str], reference: _Outputs, candidate: _Outputs) -> Strip | None:
+    """Of the first output that can be shown, on the first feed."""
+    for name, other in names.items():
+        found = strip(name, *alike(reference.runs[0][name], candidate.runs[0][other]))
+        if found:
+            return found
+    return None
 
 
 def _layers(

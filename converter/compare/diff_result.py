@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from converter.compare.gates import Failure, Gates, Limits, options, passing
 from converter.compare.histogram import Histogram
 from converter.compare.jsonable import jsonable
 from converter.compare.layers import LayerReport
+from converter.compare.pictures import Strip
 
 SCHEMA = "convert-vae.diff"
 SCHEMA_VERSION = 1
@@ -83,6 +84,7 @@ class CandidateResult:
     notes: tuple[str, ...] = ()
     layers: LayerReport | None = None
     plan: tuple[Mapping[str, Any], ...] = ()
+    pictures: Strip | None = field(default=None, compare=False)
 
     @property
     def passed(self) -> bool:

@@ -1,0 +1,33 @@
+"""A comparison's result in a file; its suffix says in which form."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from converter.compare.diff_result import DiffResult
+from converter.errors import UserError
+from converter.output_files import write_text
+from converter.report.diff_html import to_html
+from converter.report.diff_markdown import to_markdown
+
+FORMS = (".html", ".md", ".json")
+
+
+def check_report_path(path: Path) -> None:
+    """Raise `UserError` unless the report can be written there in a known form."""
+    if path.suffix not in FORMS:
+        raise UserError(f"--report {path}: the form must be one of {', '.join(FORMS)}.")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--report {path}: the folder does not exist.")
+
+
+def write_report(path: Path, result: DiffResult) -> None:
+    """Write the report, whole or not at all, over an older one."""
+    if path.suffix == ".html":
+        text = to_html(result)
+    elif path.suffix == ".md":
+        text = to_markdown(result)
+    else:
+        text = json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n"
+    write_text(path, text)
