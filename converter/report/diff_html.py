@@ -168,6 +168,7 @@ def _reel(candidate: CandidateResult, strip: Strip) -> dict[str, Any]:
         "candidate": candidate.run.path.name,
         "gain": f"{strip.gain:,.0f}",
         "total": strip.total,
+        "start": max(range(len(strip.frames)), key=lambda n: int(strip.frames[n].difference.sum())),
         "frames": [
             {
                 "frame": one.frame,
