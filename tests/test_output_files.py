@@ -119,10 +119,11 @@ def test_a_model_is_rewritten_in_place_again_and_again(tmp_path, external):
         assert len(files(tmp_path)) == (2 if external else 1)
 
 
-def test_data_files_of_another_name_stay(tmp_path):
-    path = save_external(small_models.two_conv3d(), tmp_path / "a.onnx", "weights.bin")
+@pytest.mark.parametrize("name", ["weights.bin", "weights.data", "a.onnx.bin", "b.onnx.data"])
+def test_data_files_of_another_name_stay(tmp_path, name):
+    path = save_external(small_models.two_conv3d(), tmp_path / "a.onnx", name)
     put(path, path, external=False)
-    assert sorted(files(tmp_path)) == ["a.onnx", "weights.bin"]
+    assert sorted(files(tmp_path)) == sorted(["a.onnx", name])
 
 
 def test_data_that_another_model_shares_stays(tmp_path):
