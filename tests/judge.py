@@ -97,7 +97,7 @@ def assert_no_shape_arithmetic(
 
 
 def needs_shape_arithmetic(case: ConvCase, strategies: Collection[str]) -> bool:
-    """A batch other than 1; padding that follows T; Winograd's planes of unknown H and W."""
+    """A batch other than 1; padding that follows T; Winograd with T, or with H and W unknown."""
     same = (case.auto_pad or "").startswith("SAME")
     steps = (case.strides or (1, 1, 1))[0] != 1
     open_plane = {"H", "W"} <= set(case.dynamic)
@@ -105,5 +105,5 @@ def needs_shape_arithmetic(case: ConvCase, strategies: Collection[str]) -> bool:
         case.batch != 1
         or "N" in case.dynamic
         or (same and steps and "T" in case.dynamic)
-        or ("winograd" in strategies and open_plane)
+        or ("winograd" in strategies and ("T" in case.dynamic or open_plane))
     )
