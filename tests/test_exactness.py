@@ -318,6 +318,7 @@ TEMPORAL = [
     ConvCase(kernel=(2, 1, 1), dilations=(3, 2, 2), groups=2),
     ConvCase(kernel=(3, 1, 1), auto_pad="SAME_UPPER", strides=(2, 1, 1)),
     ConvCase(kernel=(4, 1, 1), auto_pad="SAME_LOWER", dilations=(1, 2, 1)),
+    ConvCase(kernel=(4, 1, 1), auto_pad="SAME_LOWER", strides=(2, 1, 1)),
     ConvCase(kernel=(3, 1, 1), bias=False, in_per_group=1, groups=4),
 ]
 PINNED = [
