@@ -15,6 +15,7 @@ from converter.convert import Options, run
 from converter.errors import UserError
 from converter.kernels import GENERIC, Target
 from converter.model_file import ExternalData
+from converter.precision import CONV, FP32, Precision, Scope
 from converter.result import ConvertResult
 from converter.tune import tuner
 from converter.version import VERSION
@@ -35,11 +36,15 @@ def convert(
     layout: bool = True,
     opset: int | None = None,
     target: Target = GENERIC,
+    precision: Precision = FP32,
+    precision_scope: Scope = CONV,
     external_data: ExternalData = "auto",
     validate: bool = True,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
     provider: str = "auto",
+    provider_options: Mapping[str, str] | None = None,
+    strict_provider: bool = False,
     overwrite: bool = False,
     strict: bool = False,
     keep_invalid: bool = False,
@@ -60,12 +65,16 @@ def convert(
             the nearer of the two.
         target: The runtime that shall take every node: `rocm`, `migraphx`, `cuda`, `cpu`, or
             `generic`. It decides the opset where `opset` is None.
+        precision: `fp32` leaves the graph's types as they are; `fp16` and `bf16` halve the weights.
+        precision_scope: `conv` for the convolutions alone, `all` for all but norms and softmax.
         external_data: Weights in a file of their own: `auto` where the input has one or the file
             would near 2 GB; `always`; `never`.
         validate: Run both graphs on the same feed and compare.
         shapes: Input name -> shape of the feed, where dimensions are dynamic.
         seed: Of the feed.
         provider: Execution provider of the validation.
+        provider_options: Its own options, as onnxruntime documents them.
+        strict_provider: Raise if it leaves more than shape arithmetic to another provider.
         overwrite: Whether an existing `output` may be replaced.
         strict: Raise rather than leave a Conv3D in the graph.
         keep_invalid: Write `output` even if the validation fails.
@@ -86,11 +95,15 @@ def convert(
         layout=layout,
         opset=opset,
         target=target,
+        precision=precision,
+        precision_scope=precision_scope,
         external_data=external_data,
         validate=validate,
         shapes=dict(shapes or {}),
         seed=seed,
         provider=provider,
+        provider_options=dict(provider_options or {}),
+        strict_provider=strict_provider,
         overwrite=overwrite,
         strict=strict,
         keep_invalid=keep_invalid,

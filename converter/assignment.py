@@ -45,6 +45,15 @@ class Assignment:
         """All nodes."""
         return sum(self.counts.values())
 
+    def sentence(self) -> str:
+        """Such as `ROCMExecutionProvider 411/412 nodes, CPUExecutionProvider 1: Shape`."""
+        parts = [f"{self.first} {self.counts[self.first]}/{self.total} nodes"]
+        for provider, count in self.counts.items():
+            if provider != self.first:
+                ops = dict.fromkeys(op for op, _ in self.nodes.get(provider, ()))
+                parts.append(f"{provider} {count}" + (f": {', '.join(ops)}" if ops else ""))
+        return ", ".join(parts)
+
     @property
     def elsewhere(self) -> tuple[Node, ...]:
         """The nodes that the first provider does not run."""
@@ -55,15 +64,15 @@ class Assignment:
         return tuple(found)
 
 
-def record(options: Any, make: Callable[[Any], Any]) -> tuple[Any, Assignment]:
+def record(session_class: Any, options: Any, make: Callable[[Any], Any]) -> tuple[Any, Assignment]:
     """Make a session and learn which provider got which nodes.
 
     Args:
+        session_class: The `InferenceSession` of the onnxruntime in use.
         options: The `SessionOptions` to make it with.
         make: Makes the session of them.
     """
-    ort_tells = hasattr(_session_class(options), "get_provider_graph_assignment_info")
-    if ort_tells:
+    if hasattr(session_class, "get_provider_graph_assignment_info"):
         options.add_session_config_entry(RECORD, "1")
         session = make(options)
         return session, _from_session(session)
@@ -106,13 +115,6 @@ def _assignment(
     for provider, count in parts:
         counts[provider] = counts.get(provider, 0) + count
     return Assignment(first, counts, {p: tuple(found) for p, found in nodes.items()})
-
-
-def _session_class(options: Any) -> Any:
-    """The InferenceSession of the onnxruntime that the options belong to."""
-    from converter.session import onnxruntime
-
-    return onnxruntime().InferenceSession
 
 
 @contextmanager

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from converter.conv3d import Conv3D
 from converter.cost import RATES, estimate
+from converter.kernels import GENERIC
 from converter.rewrites import BY_NAME, KEEP, STRATEGIES, winograd
 
 FAST = "fast"
 EXACT = "exact"
 
-GENERIC = "generic"
 WINOGRAD_TARGETS = (GENERIC, "cpu")
 """Where Winograd's grouped Conv2D has been measured to be fast; elsewhere it must be asked for."""
 
@@ -33,12 +35,14 @@ Chooser = Callable[[Conv3D], Choice]
 def candidates(conv: Conv3D, target: str = GENERIC, accuracy: str = FAST) -> list[str]:
     """The strategies that `auto` may take for a Conv3D: exact ones, and Winograd where it pays.
 
-    `accuracy` exact leaves Winograd out: it changes the order and the number of roundings.
+    `accuracy` exact leaves Winograd out: it changes the order and the number of roundings. So does
+    fp16, in which its transforms would lose some two bits.
     """
     names = [s.name for s in STRATEGIES if s.check(conv) is None]
+    exact = accuracy == EXACT or conv.x.dtype == np.dtype(np.float16)
     # For a dynamic T Winograd computes with sizes, which only the CPU provider does for nothing.
     measured = target == "cpu" or (target in WINOGRAD_TARGETS and isinstance(conv.x_shape[2], int))
-    if winograd.NAME in names and (accuracy == EXACT or not measured):
+    if winograd.NAME in names and (exact or not measured):
         names.remove(winograd.NAME)
     return names
 

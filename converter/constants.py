@@ -87,9 +87,11 @@ class Workshop:
         form: str,
         shape: Sequence[int],
         derive: Callable[[Array], Array],
+        data_type: int | None = None,
     ) -> gs.Constant:
         """A new initializer `derive(root)` of `shape`, computed when the file is written.
 
+        Its type is that of `root`, or `data_type`, an ONNX element type, which `derive` returns.
         Whoever asks for the same `form` of the same constant gets the same initializer.
         """
         holder = _holder(root)
@@ -98,7 +100,7 @@ class Workshop:
         if key not in self._made:
             tensor = onnx.TensorProto(
                 name=self.surgery.unique_name(f"{root.name}.{form}"),
-                data_type=_onnx_type(holder.dtype),
+                data_type=_onnx_type(holder.dtype) if data_type is None else data_type,
                 dims=list(shape),
             )
 

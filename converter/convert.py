@@ -30,6 +30,15 @@ from converter.passes.redundant_expand import drop_redundant_expands
 from converter.passes.sum_of_squares import spell_out_l2_norms
 from converter.placement import Placement, place
 from converter.plan import AUTO, Plan, make_plan
+from converter.precision import (
+    CONV,
+    FP32,
+    Precision,
+    PrecisionReport,
+    Scope,
+    lower_precision,
+    wanted_opset,
+)
 from converter.result import ConvertResult, GraphSummary, summarize
 from converter.rewrites import BY_NAME, KEEP
 from converter.rewrites.emit import Emitter
@@ -41,6 +50,7 @@ from converter.surgeon import (
     open_model,
     replace_node,
     unlist_constant_inputs,
+    walk,
 )
 from converter.target import suit
 from converter.version import VERSION
@@ -64,11 +74,15 @@ class Options:
     pins: Mapping[str, str] = field(default_factory=dict)
     opset: int | None = None
     target: Target = GENERIC
+    precision: Precision = FP32
+    precision_scope: Scope = CONV
     external_data: ExternalData = "auto"
     validate: bool = True
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
     provider: str = "auto"
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    strict_provider: bool = False
     overwrite: bool = False
     strict: bool = False
     keep_invalid: bool = False
@@ -77,7 +91,7 @@ class Options:
     @property
     def conv3d_alone(self) -> bool:
         """Whether a graph without any Conv3D shall stay byte for byte as it is."""
-        return self.target == GENERIC
+        return self.target == GENERIC and self.precision == FP32
 
 
 def run(source: Path, output: Path | None, options: Options, notify: Notify) -> ConvertResult:
@@ -112,7 +126,7 @@ def run(source: Path, output: Path | None, options: Options, notify: Notify) -> 
     with clock.phase("rewrite"):
         _rewrite(prepared, model)
         moved = _lay_out(model) if options.layout and prepared.found else {}
-        _write_metadata(model, prepared.plan, options, digest, moved)
+        _write_metadata(model, prepared, options, digest, moved)
         left = _conv3d_left(model)
     return _write(job, model, left)
 
@@ -125,6 +139,7 @@ class _Prepared:
     found: list[Conv3D | Unread]
     plan: Plan
     change: OpsetChange
+    precision: PrecisionReport | None
     before: GraphSummary
 
 
@@ -133,7 +148,9 @@ def _prepare(model: Model, options: Options) -> _Prepared:
     untouched.CopyFrom(model.proto)
     unlist_constant_inputs(model.proto)
     inline_functions_with_conv(model.proto)
-    change = suit(model.proto, options.target, options.opset)
+    opset = options.opset or wanted_opset(options.precision, options.target)
+    change = suit(model.proto, options.target, opset)
+    precision = _lower(model, options)
     surgery = open_model(model.proto)
     found = find_conv3d(list(surgery.graphs()), model.weights, surgery.opset)
     if not found and options.conv3d_alone:
@@ -143,7 +160,19 @@ def _prepare(model: Model, options: Options) -> _Prepared:
     plan = make_plan(found, options.strategy, options.pins, choose)
     file_bytes = sum(p.stat().st_size for p in (model.path, *model.external_files))
     before = summarize(untouched, len(found), file_bytes)
-    return _Prepared(surgery, found, plan, change, before)
+    return _Prepared(surgery, found, plan, change, precision, before)
+
+
+def _lower(model: Model, options: Options) -> PrecisionReport | None:
+    """Before the rewrites: whatever they make of a Conv3D, its operands are rounded once."""
+    if options.precision == FP32:
+        return None
+    surgery = open_model(model.proto)
+    report = lower_precision(
+        surgery, model.weights, options.precision, options.precision_scope, options.target
+    )
+    close_model(surgery)
+    return report
 
 
 def _rewrite(prepared: _Prepared, model: Model) -> None:
@@ -191,7 +220,7 @@ def _conv3d_left(model: Model) -> int:
 
 
 def _write_metadata(
-    model: Model, plan: Plan, options: Options, digest: str, moved: Mapping[str, View]
+    model: Model, prepared: _Prepared, options: Options, digest: str, moved: Mapping[str, View]
 ) -> None:
     """Provenance (design contract 4): tool, options, plan, input digest, where each output is."""
     entries = {
@@ -202,19 +231,38 @@ def _write_metadata(
                 "pins": dict(options.pins),
                 "opset": options.opset,
                 "layout": options.layout,
+                "target": options.target,
+                "precision": options.precision,
+                "precision_scope": options.precision_scope,
             }
         ),
-        "plan": json.dumps(plan.to_json()),
+        "plan": json.dumps(prepared.plan.to_json()),
         "input_sha256": digest,
-        "outputs": json.dumps(
-            {e.output: _whereabouts(e.output, moved.get(e.output)) for e in plan.entries}
-        ),
+        "outputs": json.dumps(_outputs(model, prepared, moved)),
     }
+    if prepared.precision is not None:
+        entries["precision"] = json.dumps(prepared.precision.to_json())
     kept = [p for p in model.proto.metadata_props if not p.key.startswith(METADATA_PREFIX)]
     del model.proto.metadata_props[:]
     model.proto.metadata_props.extend(kept)
     for key, value in entries.items():
         model.proto.metadata_props.add(key=METADATA_PREFIX + key, value=value)
+
+
+def _outputs(
+    model: Model, prepared: _Prepared, moved: Mapping[str, View]
+) -> dict[str, dict[str, str]]:
+    """Where each original Conv3D output is now; a lowered one, before it was cast back if no node
+    reads it otherwise.
+    """
+    made = {name for node in walk(model.proto.graph.node) for name in node.output}
+    renamed = {} if prepared.precision is None else prepared.precision.renamed
+    found = {}
+    for entry in prepared.plan.entries:
+        name = renamed.get(entry.output, entry.output)
+        there = name if name in made or name in moved else entry.output
+        found[name] = _whereabouts(there, moved.get(there))
+    return found
 
 
 def _whereabouts(output: str, view: View | None) -> dict[str, str]:
@@ -251,6 +299,7 @@ class _Job:
             written=written,
             plan=self.prepared.plan,
             opset=self.prepared.change,
+            precision=self.prepared.precision,
             before=self.prepared.before,
             after=after,
             seconds=self.clock.seconds,
@@ -297,6 +346,7 @@ def _write(job: _Job, model: Model, conv3d_left: int) -> ConvertResult:
 def _validate(job: _Job, pending: PendingOutput) -> Validation:
     # Imported here: onnxruntime is an extra, and a conversion without validation needs none.
     from converter.compare.validate import validate
+    from converter.session import SessionSettings
 
     return validate(
         job.source,
@@ -304,6 +354,7 @@ def _validate(job: _Job, pending: PendingOutput) -> Validation:
         shapes=job.options.shapes,
         seed=job.options.seed,
         provider=job.options.provider,
+        settings=SessionSettings(job.options.provider_options, job.options.strict_provider),
         progress=job.clock.notify,
     )
 

@@ -28,6 +28,11 @@ GENERIC: Target = "generic"
 STANDARD = ("", "ai.onnx")
 
 
+def names(text: str) -> frozenset[str]:
+    """Operators, separated by blanks."""
+    return frozenset(text.split())
+
+
 @dataclass(frozen=True)
 class Use:
     """One node, as far as a kernel's choice depends on it.

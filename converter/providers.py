@@ -9,16 +9,26 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from onnx import TensorProto, helper
+from platformdirs import user_cache_path
 
 from converter.errors import UserError
-from converter.session import CPU_ID, Session, first_line, inference_session, onnxruntime
+from converter.session import (
+    CPU_ID,
+    Session,
+    SessionSettings,
+    first_line,
+    inference_session,
+    onnxruntime,
+)
 
 AUTO = "auto"
 
@@ -72,10 +82,32 @@ def choose(provider: str = AUTO) -> Usable:
     raise UserError(" ".join(why_not))
 
 
-def make_session(path: str | Path, provider: str = AUTO) -> Session:
+def make_session(
+    path: str | Path, provider: str = AUTO, settings: SessionSettings | None = None
+) -> Session:
     """Load the model at `path` on a usable provider; raises as `choose` and `Session` do."""
     usable = choose(provider)
-    return Session(str(path), usable.name, usable.id)
+    settings = settings or SessionSettings()
+    keep_caches(usable.name, settings.provider_options)
+    return Session(str(path), usable.name, usable.id, settings)
+
+
+def keep_caches(provider: str, given: Mapping[str, str]) -> None:
+    """Have AMD's compilers keep what they find in the user's cache folder, unless told otherwise.
+
+    MIOpen searches kernels, and MIGraphX compiles, for minutes at the first run of every shape.
+    """
+    if provider not in ("rocm", "migraphx"):
+        return
+    folders = {"MIOPEN_USER_DB_PATH": "miopen", "MIOPEN_CUSTOM_CACHE_DIR": "miopen"}
+    # The variable would override the option.
+    if provider == "migraphx" and "migraphx_model_cache_dir" not in given:
+        folders["ORT_MIGRAPHX_MODEL_CACHE_PATH"] = "migraphx"
+    for variable, name in folders.items():
+        if variable not in os.environ:
+            folder = user_cache_path("convert-vae") / name
+            folder.mkdir(parents=True, exist_ok=True)
+            os.environ[variable] = str(folder)
 
 
 @functools.cache

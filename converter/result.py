@@ -14,6 +14,7 @@ import onnx
 from converter.opset import OpsetChange
 from converter.placement import Placement
 from converter.plan import Plan
+from converter.precision import PrecisionReport
 from converter.surgeon import default_opset, walk
 from converter.weights import tensors
 
@@ -67,6 +68,7 @@ class ConvertResult:
         after: None for a dry run.
         seconds: Time spent, by phase.
         validation: None where none was made.
+        precision: What was lowered; None where the precision was left as it was.
         placement: What becomes of the output's nodes on the target; None for a dry run, and where
             no target was named.
         notes: What the user should know, a sentence each.
@@ -82,6 +84,7 @@ class ConvertResult:
     seconds: Mapping[str, float]
     validation: Validation | None
     notes: tuple[str, ...]
+    precision: PrecisionReport | None = None
     placement: Placement | None = None
 
     @property
@@ -112,6 +115,7 @@ class ConvertResult:
             "after": None if self.after is None else self.after.to_json(),
             "seconds": dict(self.seconds),
             "validation": None if self.validation is None else self.validation.to_json(),
+            "precision": None if self.precision is None else self.precision.to_json(),
             "placement": None if self.placement is None else self.placement.to_json(),
             "notes": list(self.notes),
         }

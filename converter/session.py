@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +15,9 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto
 
+from converter.assignment import Assignment, record
 from converter.errors import UserError
+from converter.kernels import names
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -26,6 +30,12 @@ NO_ONNXRUNTIME = (
     "(or rocm, migraphx, cuda)."
 )
 MESSAGE_LIMIT = 400
+
+SHAPE_ARITHMETIC = names(
+    "Add Cast Ceil Concat ConstantOfShape Div Equal Expand Floor Gather Identity Max Min Mod Mul "
+    "Range ReduceProd Reshape Shape Size Slice Split Squeeze Sub Unsqueeze Where"
+)
+"""What onnxruntime runs on the CPU on purpose, to know sizes before it allocates."""
 
 
 class NotSupportedError(UserError):
@@ -45,26 +55,52 @@ class TensorInfo:
     shape: tuple[int | str | None, ...]
 
 
-class Session:
-    """A graph loaded on the execution provider of id `provider_id`, and on no other.
+@dataclass(frozen=True)
+class SessionSettings:
+    """What a user may ask of a session.
 
-    `model` is a path or a serialized model. Inputs with an initializer of the same name are
-    optional and not among `inputs`. Raises `NotSupportedError` when onnxruntime itself lacks
-    something, and `UserError` when the graph cannot be loaded or the session fell back to
-    another provider.
+    Attributes:
+        provider_options: The provider's own options, as onnxruntime documents them.
+        strict: Whether more than shape arithmetic on another provider is an error.
     """
 
-    def __init__(self, model: str | bytes, provider: str, provider_id: str) -> None:
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    strict: bool = False
+
+
+class Session:
+    """A graph loaded on the execution provider of id `provider_id`.
+
+    `model` is a path or a serialized model. Inputs with an initializer of the same name are
+    optional and not among `inputs`. `assignment` says which nodes run elsewhere; None on the CPU,
+    where all do. Raises `NotSupportedError` when onnxruntime itself lacks something, and
+    `UserError` when the graph cannot be loaded, the session fell back to another provider, an
+    option is not one of the provider's, or `settings.strict` is not met.
+    """
+
+    def __init__(
+        self,
+        model: str | bytes,
+        provider: str,
+        provider_id: str,
+        settings: SessionSettings = SessionSettings(),
+    ) -> None:
         self._label = model if isinstance(model, str) else "the model"
         self.provider = provider
         self.provider_id = provider_id
         try:
-            self._session = inference_session(model, provider_id)
+            self._session, self.assignment = recorded_session(
+                model, provider_id, settings.provider_options
+            )
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-            kind = NotSupportedError if _not_supported(error) else UserError
-            raise kind(
-                f"{self._label} cannot be loaded by onnxruntime on {provider_id}: "
-                f"{first_line(error)}"
+            option = _option_failure(provider_id, settings.provider_options, error)
+            if option:
+                raise UserError(option) from error
+            if not _not_supported(error):
+                raise UserError(f"{self._cannot_load()}: {first_line(error)}") from error
+            raise NotSupportedError(
+                f"{self._cannot_load()}: {first_line(error)} (check-vae says which nodes a target "
+                "lacks, convert-vae --target what helps)"
             ) from error
         landed = self._session.get_providers()[0]
         if landed != provider_id:
@@ -72,13 +108,17 @@ class Session:
                 f"{self._label} was to run on {provider_id} but onnxruntime fell back to {landed}; "
                 "ask for --provider cpu if that is what you want."
             )
+        _check_options(self._session, provider_id, settings.provider_options)
+        if settings.strict:
+            self._check_strict()
         self.inputs = tuple(_info(node) for node in self._session.get_inputs())
         self.outputs = tuple(_info(node) for node in self._session.get_outputs())
 
     @property
     def description(self) -> str:
-        """What runs the graph, with its version."""
-        return f"onnxruntime {onnxruntime().__version__} {self.provider_id}"
+        """What runs the graph, with its version, and how many nodes on which provider."""
+        where = self.provider_id if self.assignment is None else self.assignment.sentence()
+        return f"onnxruntime {onnxruntime().__version__} {where}"
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Every output by name; raises `RunError` with onnxruntime's reason."""
@@ -119,6 +159,20 @@ class Session:
         """An `OrtValue`, on whichever device, as an array."""
         return _from_value(value)
 
+    def _cannot_load(self) -> str:
+        return f"{self._label} cannot be loaded by onnxruntime on {self.provider_id}"
+
+    def _check_strict(self) -> None:
+        """Raise `UserError` if more than shape arithmetic runs on another provider."""
+        elsewhere = () if self.assignment is None else self.assignment.elsewhere
+        work = [f"{op} ({name})" for op, name in elsewhere if op not in SHAPE_ARITHMETIC]
+        if work:
+            more = f" and {len(work) - 3} more" if len(work) > 3 else ""
+            raise UserError(
+                f"--strict-provider: {self._label} does not run on {self.provider_id} alone: "
+                f"{', '.join(work[:3])}{more} would not; check-vae says why."
+            )
+
     def _has_bfloat16(self) -> bool:
         return any(info.type == "tensor(bfloat16)" for info in (*self.inputs, *self.outputs))
 
@@ -141,16 +195,86 @@ def onnxruntime() -> ModuleType:
     return module  # type: ignore[no-any-return]
 
 
-def inference_session(model: str | bytes, provider_id: str) -> Any:
+def inference_session(
+    model: str | bytes, provider_id: str, provider_options: Mapping[str, str] | None = None
+) -> Any:
     """A raw session that asks for the provider; onnxruntime may still place it on the CPU."""
-    ort = onnxruntime()
-    options = ort.SessionOptions()
+    return _make(_options(), model, provider_id, provider_options or {})
+
+
+def recorded_session(
+    model: str | bytes, provider_id: str, provider_options: Mapping[str, str]
+) -> tuple[Any, Assignment | None]:
+    """The same, and which provider got which nodes; None for the CPU, which gets all."""
+    if provider_id == CPU_ID:
+        return inference_session(model, provider_id, provider_options), None
+    return record(
+        onnxruntime().InferenceSession,
+        _options(),
+        lambda options: _make(options, model, provider_id, provider_options),
+    )
+
+
+def _options() -> Any:
+    options = onnxruntime().SessionOptions()
     options.log_severity_level = 3
     # A spinning pool starves any other pool of the process, such as PyTorch's.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = [provider_id] if provider_id == CPU_ID else [provider_id, CPU_ID]
-    # Without enable_fallback=0 the Python layer itself retries on the CPU and only prints so.
-    return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    return options
+
+
+def _make(
+    options: Any, model: str | bytes, provider_id: str, provider_options: Mapping[str, str]
+) -> Any:
+    ort = onnxruntime()
+    asked = (provider_id, dict(provider_options)) if provider_options else provider_id
+    providers = [asked] if provider_id == CPU_ID else [asked, CPU_ID]
+    # The Python layer retries on the CPU and only prints so: newer ones can be told not to by
+    # enable_fallback, in older ones what they print is the only sign.
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    except Exception as error:
+        if "QuickGelu" not in str(error):
+            raise
+        # Sigmoid and Mul in bfloat16 were fused into an operator that has no kernel.
+        return ort.InferenceSession(
+            model,
+            options,
+            providers=providers,
+            enable_fallback=0,
+            disabled_optimizers=["QuickGeluFusion"],
+        )
+    failure = re.search(r"EP Error (.*) when using", printed.getvalue(), re.DOTALL)
+    if failure:
+        raise RuntimeError(failure[1])
+    return session
+
+
+def _option_failure(provider_id: str, given: Mapping[str, str], error: Exception) -> str:
+    """A sentence if a provider option is what the error is about, else empty."""
+    text = str(error)
+    unknown = re.search(r"(?:Unknown provider|Invalid \w+ EP) option: \"?(\w+)", text)
+    if unknown:
+        return f"--provider-option: {provider_id} has no option {unknown[1]!r}."
+    bad = re.search(r"Failed to parse provider option \"(\w+)\": (.*)", text)
+    if bad:
+        reason = re.sub(r"^\S+\.(cc|h):\d+ \S+ ", "", bad[2])
+        return (
+            f"--provider-option: {provider_id} does not take {bad[1]}={given.get(bad[1])}: {reason}"
+        )
+    return ""
+
+
+def _check_options(session: Any, provider_id: str, given: Mapping[str, str]) -> None:
+    """Raise `UserError` for an option that the provider silently ignored."""
+    if not given:
+        return
+    known = session.get_provider_options().get(provider_id, {})
+    for name in given:
+        if provider_id == CPU_ID or (known and name not in known):
+            raise UserError(f"--provider-option: {provider_id} has no option {name!r}.")
 
 
 def first_line(error: BaseException) -> str:

@@ -19,10 +19,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from converter.choice import FAST, GENERIC, Choice, candidates, cheapest
+from converter.choice import FAST, Choice, candidates, cheapest
 from converter.conv3d import AutoPad, Conv3D
 from converter.convert import Options, run
 from converter.cost import RATES
+from converter.kernels import GENERIC
 from converter.providers import choose, make_session
 from converter.rewrites import KEEP
 from converter.session import Session, onnxruntime

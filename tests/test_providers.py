@@ -1,4 +1,6 @@
 import ctypes
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -6,7 +8,7 @@ import pytest
 from converter import providers as module
 from converter.errors import UserError
 from converter.providers import NAMES, PROVIDERS, Usable, choose, make_session
-from converter.session import CPU_ID
+from converter.session import CPU_ID, SessionSettings
 from tests.compare.graphs import conv3d, save
 
 ROCM_ID = "ROCMExecutionProvider"
@@ -168,9 +170,50 @@ def test_the_probe_runs_on_the_real_cpu_provider(tmp_path):
     assert (session.provider, session.provider_id) == ("cpu", CPU_ID)
 
 
-def test_make_session_uses_the_chosen_provider(monkeypatch):
+def test_make_session_uses_the_chosen_provider(monkeypatch, tmp_path):
     made = []
+    monkeypatch.setattr(module, "user_cache_path", lambda name: tmp_path / name)
+    unset_caches(monkeypatch)
     monkeypatch.setattr(module, "choose", lambda provider: Usable(provider, "Id"))
     monkeypatch.setattr(module, "Session", lambda *arguments: made.append(arguments))
     make_session("m.onnx", "rocm")
-    assert made == [("m.onnx", "rocm", "Id")]
+    settings = SessionSettings({"device_id": "1"}, strict=True)
+    make_session("m.onnx", "rocm", settings)
+    assert made == [("m.onnx", "rocm", "Id", SessionSettings()), ("m.onnx", "rocm", "Id", settings)]
+
+
+CACHES = ("MIOPEN_USER_DB_PATH", "MIOPEN_CUSTOM_CACHE_DIR", "ORT_MIGRAPHX_MODEL_CACHE_PATH")
+
+
+def unset_caches(monkeypatch):
+    for variable in CACHES:
+        monkeypatch.setenv(variable, "")  # So that what the test sets is undone.
+        monkeypatch.delenv(variable)
+
+
+@pytest.mark.parametrize(
+    ("provider", "given", "kept"),
+    [
+        ("cpu", {}, ()),
+        ("cuda", {}, ()),
+        ("rocm", {}, CACHES[:2]),
+        ("migraphx", {}, CACHES),
+        ("migraphx", {"migraphx_model_cache_dir": "mine"}, CACHES[:2]),
+    ],
+)
+def test_amds_compilers_keep_what_they_find(monkeypatch, tmp_path, provider, given, kept):
+    monkeypatch.setattr(module, "user_cache_path", lambda name: tmp_path / name)
+    unset_caches(monkeypatch)
+    module.keep_caches(provider, given)
+    assert {v for v in CACHES if v in os.environ} == set(kept)
+    assert all(Path(os.environ[v]).parent == tmp_path / "convert-vae" for v in kept)
+    assert all(Path(os.environ[v]).is_dir() for v in kept)
+
+
+def test_a_cache_folder_that_the_user_chose_stays(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "user_cache_path", lambda name: tmp_path / name)
+    for variable in CACHES:
+        monkeypatch.setenv(variable, "mine")
+    module.keep_caches("migraphx", {})
+    assert {os.environ[v] for v in CACHES} == {"mine"}
+    assert list(tmp_path.iterdir()) == []

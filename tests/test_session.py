@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from converter import session as module
+from converter.assignment import RECORD
 from converter.errors import UserError
 from converter.session import (
     CPU_ID,
@@ -134,8 +135,13 @@ class FakeRuntime:
     def InferenceSession(self, model, options, providers, enable_fallback):  # noqa: N802
         self.made.append((providers, enable_fallback, options.log_severity_level))
         return SimpleNamespace(
-            get_providers=lambda: self.landing, get_inputs=list, get_outputs=list
+            get_providers=lambda: self.landing,
+            get_inputs=list,
+            get_outputs=list,
+            get_provider_graph_assignment_info=list,
         )
+
+    InferenceSession.get_provider_graph_assignment_info = None  # It tells who runs what.
 
 
 def test_a_silent_fallback_is_an_error(monkeypatch):
@@ -151,7 +157,7 @@ def test_the_cpu_may_take_what_the_provider_does_not(monkeypatch):
     Session("a.onnx", "rocm", "ROCMExecutionProvider")
     # No retry by the Python layer, errors only in the log, and no spinning threads.
     assert fake.made == [(["ROCMExecutionProvider", CPU_ID], 0, 3)]
-    assert fake.entries == {"session.intra_op.allow_spinning": "0"}
+    assert fake.entries == {"session.intra_op.allow_spinning": "0", RECORD: "1"}
     fake.landing = [CPU_ID]
     Session("a.onnx", "cpu", CPU_ID)
     assert fake.made[1][0] == [CPU_ID]

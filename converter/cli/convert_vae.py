@@ -33,6 +33,7 @@ from converter.kernels import GENERIC, TARGETS
 from converter.manifest import is_manifest
 from converter.output_files import refuse_to_replace, write_text
 from converter.plan import AUTO, Plan, read_pins
+from converter.precision import CONV, FP32, PRECISIONS, SCOPES
 from converter.report.diff_file import check_report_path, write_report
 from converter.report.terminal import console, print_plan, print_summary, print_verdict
 from converter.result import ConvertResult
@@ -100,6 +101,20 @@ PHASES = {
     help="The runtime that shall take every node: chooses the opset, and says what falls to the "
     "CPU there.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default=FP32,
+    show_default=True,
+    help="fp16 and bf16 halve the file; fp32 leaves all types as they are.",
+)
+@click.option(
+    "--precision-scope",
+    type=click.Choice(SCOPES),
+    default=CONV,
+    show_default=True,
+    help="What --precision lowers: convolutions, or all but norms and softmax.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan, one line a Conv3D; write nothing.")
 @click.option("--plan-out", type=click.Path(path_type=Path), help="Save the plan as JSON.")
 @click.option("--plan-in", type=click.Path(path_type=Path), help="Replay a saved plan.")
@@ -136,6 +151,18 @@ PHASES = {
     show_default=True,
     help="Execution provider of the validation: auto, migraphx, rocm, cuda, openvino or cpu.",
 )
+@click.option(
+    "--provider-option",
+    "provider_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An option of the execution provider, as onnxruntime documents it. Repeatable.",
+)
+@click.option(
+    "--strict-provider",
+    is_flag=True,
+    help="Fail if the provider leaves more than shape arithmetic to the CPU.",
+)
 @click.option("--keep-invalid", is_flag=True, help="Write OUTPUT even if the validation fails.")
 @click.option("--strict", is_flag=True, help="Fail rather than leave a Conv3D in the graph.")
 @click.option("--overwrite", is_flag=True, help="Replace OUTPUT, or the plan, if it exists.")
@@ -150,6 +177,7 @@ def main(
     output: Path | None,
     pins: tuple[str, ...],
     shapes: tuple[str, ...],
+    provider_options: tuple[str, ...],
     plan_in: Path | None,
     plan_out: Path | None,
     no_validate: bool,
@@ -183,7 +211,13 @@ def main(
     if report:
         _check_report(report, input, output)
     chosen = merge_pins(read_pins(plan_in) if plan_in else {}, parse_pairs("--pin", pins))
-    request = Options(pins=chosen, shapes=parse_shapes(shapes), validate=not no_validate, **options)
+    request = Options(
+        pins=chosen,
+        shapes=parse_shapes(shapes),
+        validate=not no_validate,
+        provider_options=parse_pairs("--provider-option", provider_options),
+        **options,
+    )
     with progress(quiet or as_json) as show:
         notify = _named(show)
         if tune:

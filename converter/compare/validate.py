@@ -25,7 +25,7 @@ from converter.compare.running import Ran, Runner, Seeded, run_first_legal, show
 from converter.compare.tolerance import Tolerance as Tolerance
 from converter.errors import UserError
 from converter.providers import AUTO, Usable, choose, make_session
-from converter.session import NotSupportedError
+from converter.session import NotSupportedError, SessionSettings
 
 Progress = Callable[[str], None]
 
@@ -101,12 +101,14 @@ def validate(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
     provider: str = AUTO,
+    settings: SessionSettings | None = None,
     tolerance: Tolerance | None = None,
     progress: Progress = lambda stage: None,
 ) -> Validation:
     """Run both graphs on one seeded feed and judge the difference.
 
-    `shapes` fixes the shape of inputs by name; other dynamic dimensions get the smallest sizes
+    `settings` are those of the sessions; only the candidate's is strict. `shapes` fixes the shape
+    of inputs by name; other dynamic dimensions get the smallest sizes
     that the reference runs on. Without `tolerance` it follows from the precision of the graphs.
     The two graphs are never loaded at the same time. Raises `UserError` when the interfaces
     differ or a graph does not run.
@@ -121,7 +123,7 @@ def validate(
     del before, after
     seeded = Seeded(Path(reference), interface.inputs, ladder, seed)
     request = _Request(seeded, Path(candidate), progress)
-    outcome = _run_both(request, usable)
+    outcome = _run_both(request, usable, settings)
     differences = tuple(
         difference(name, array, outcome.candidate[name])
         for name, array in outcome.reference.outputs.items()
@@ -146,10 +148,17 @@ def validate(
     )
 
 
-def _run_both(request: _Request, usable: Usable) -> _Outcome:
+def _run_both(request: _Request, usable: Usable, settings: SessionSettings | None) -> _Outcome:
     """In onnxruntime, or both in the reference evaluator if it lacks a kernel for either."""
+
+    def make(path: Path) -> Runner:
+        own = settings or SessionSettings()
+        if path != request.candidate:
+            own = replace(own, strict=False)
+        return make_session(path, usable.name, own)
+
     try:
-        return _run_with(lambda path: make_session(path, usable.name), request)
+        return _run_with(make, request)
     except NotSupportedError as error:
         lacking = str(error)  # the error itself would keep the session that raised it
     request.progress("onnxruntime cannot run the graph; running the ONNX reference evaluator")
@@ -163,7 +172,6 @@ def _run_with(make_runner: Callable[[Path], Runner], request: _Request) -> _Outc
     request.progress("running the original graph")
     runner = make_runner(request.seeded.path)
     first = run_first_legal(runner, request.seeded)
-    evaluator = runner.description
     del runner
     gc.collect()  # a failed try, or the evaluator's own cycle, may still hold the first graph
     request.progress("running the converted graph")
@@ -172,7 +180,7 @@ def _run_with(make_runner: Callable[[Path], Runner], request: _Request) -> _Outc
     candidate = runner.run(first.feed)
     candidate_seconds = time.perf_counter() - start
     request.progress("comparing")
-    return _Outcome(evaluator, first, candidate, candidate_seconds)
+    return _Outcome(runner.description, first, candidate, candidate_seconds)
 
 
 def _tolerance_of(interface: Interface, *models: Any) -> Tolerance:

@@ -87,6 +87,13 @@ def print_placement(out: Console, placement: Placement) -> None:
 
 def print_verdict(out: Console, result: ConvertResult, verbose: bool = False) -> None:
     """The notes, then one sentence on equality and one on what was written."""
+    if result.precision is not None:
+        out.print(escape(result.precision.sentence()), soft_wrap=True)
+        for node, reason in result.precision.kept.items():
+            out.print(
+                f"[yellow]note:[/yellow] stays in fp32: {escape(node)}: {escape(reason)}",
+                soft_wrap=True,
+            )
     if result.placement is not None:
         print_placement(out, result.placement)
     for note in result.notes:

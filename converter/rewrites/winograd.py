@@ -32,7 +32,8 @@ def check(conv: Conv3D) -> Refusal | None:
 
     1. Three taps in time, neither strided nor dilated, padded by known amounts.
     2. N is 1, and there are at least 2 output frames, or their number is known at run time only.
-    3. The weights and the bias are plain constants: their values are transformed.
+    3. The weights are constants, stored as they are or in another type: all their values are
+       transformed alike.
     4. The type is one that MatMul takes everywhere: fp16, fp32 or double.
     """
     time = conv.kernel[0], conv.stride[0], conv.dilation[0]
@@ -44,10 +45,10 @@ def check(conv: Conv3D) -> Refusal | None:
         return Refusal(conv.name, f"winograd needs a batch of 1, not {conv.x_shape[0]}")
     if isinstance(conv.x_shape[2], int) and output_frames(conv) < 2:
         return Refusal(conv.name, f"winograd needs 2 or more frames, not {output_frames(conv)}")
-    if not isinstance(conv.weight, ConstantWeight) or conv.weight.chain:
+    if not isinstance(conv.weight, ConstantWeight) or any(
+        link.op not in ("Cast", "Identity") for link in conv.weight.chain
+    ):
         return Refusal(conv.name, "winograd needs weights that are plain constants")
-    if conv.bias is not None and not is_constant(conv.bias):
-        return Refusal(conv.name, "winograd needs a bias that is a plain constant")
     if conv.x.dtype not in FLOATS:
         return Refusal(conv.name, f"winograd takes fp16, fp32 and double, not {conv.x.dtype}")
     return None
@@ -172,6 +173,11 @@ def _bias(conv: Conv3D, emit: Emitter, m: int) -> list[gs.Tensor]:
     vector = transform(m).bias
     o = conv.weight_shape[0]
     assert o is not None
+    if not is_constant(conv.bias):
+        column = emit.shop.array(vector[:, None].astype(emit.conv.x.dtype), "winograd_bias")
+        row = emit.unsqueeze(conv.bias, 0, f"winograd{m}_bias_row")
+        products = emit.node("MatMul", [column, row], f"winograd{m}_bias")
+        return [emit.reshape(products, [-1], f"winograd{m}_biases")]
     return [
         emit.shop.derived(
             conv.bias,

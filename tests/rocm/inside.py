@@ -18,6 +18,9 @@ import onnxruntime as ort
 
 from converter.assignment import record
 
+DYNAMIC = 3
+"""What stands for every dynamic size of an input."""
+
 
 def answer(path: str, request: dict[str, Any]) -> dict[str, Any]:
     options = ort.SessionOptions()
@@ -25,10 +28,12 @@ def answer(path: str, request: dict[str, Any]) -> dict[str, Any]:
     if not request["optimize"]:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     providers = [request["provider"], "CPUExecutionProvider"]
-    if request["strict"]:
+    if request["strict"]:  # Then the CPU provider must not even be named.
+        providers.pop()
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         session, assignment = record(
+            ort.InferenceSession,
             options,
             lambda opts: ort.InferenceSession(path, opts, providers=providers, enable_fallback=0),
         )
@@ -47,7 +52,7 @@ def answer(path: str, request: dict[str, Any]) -> dict[str, Any]:
 
 def _zeros(info: Any) -> Any:
     dtype = {"tensor(float)": np.float32, "tensor(int64)": np.int64}[info.type]
-    return np.zeros([d if isinstance(d, int) else 3 for d in info.shape], dtype)
+    return np.zeros([d if isinstance(d, int) else DYNAMIC for d in info.shape], dtype)
 
 
 if __name__ == "__main__":

@@ -8,23 +8,12 @@ import onnx
 import pytest
 
 from converter.placement import place
+from tests.rocm.asking import ask
 from tests.rocm.random_graphs import random_graph
 
 pytestmark = pytest.mark.rocm
 
 SEEDS = range(160)
-
-
-def ask(machine, paths, *, optimize=False, strict=False, run=False):
-    return machine.ask(
-        {
-            "models": [str(p) for p in paths],
-            "provider": machine.provider,
-            "optimize": optimize,
-            "strict": strict,
-            "run": run,
-        }
-    )
 
 
 @pytest.fixture(scope="module")
