@@ -62,10 +62,12 @@ class SessionSettings:
     Attributes:
         provider_options: The provider's own options, as onnxruntime documents them.
         strict: Whether more than shape arithmetic on another provider is an error.
+        threads: How many an operator may use on the CPU; None as onnxruntime chooses.
     """
 
     provider_options: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
+    threads: int | None = None
 
 
 class Session:
@@ -90,7 +92,7 @@ class Session:
         self.provider_id = provider_id
         try:
             self._session, self.assignment = recorded_session(
-                model, provider_id, settings.provider_options
+                model, provider_id, settings.provider_options, settings.threads
             )
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             option = _option_failure(provider_id, settings.provider_options, error)
@@ -196,27 +198,34 @@ def onnxruntime() -> ModuleType:
 
 
 def inference_session(
-    model: str | bytes, provider_id: str, provider_options: Mapping[str, str] | None = None
+    model: str | bytes,
+    provider_id: str,
+    provider_options: Mapping[str, str] | None = None,
+    threads: int | None = None,
 ) -> Any:
     """A raw session that asks for the provider; onnxruntime may still place it on the CPU."""
-    return _make(_options(), model, provider_id, provider_options or {})
+    return _make(_options(threads), model, provider_id, provider_options or {})
 
 
 def recorded_session(
-    model: str | bytes, provider_id: str, provider_options: Mapping[str, str]
+    model: str | bytes,
+    provider_id: str,
+    provider_options: Mapping[str, str],
+    threads: int | None = None,
 ) -> tuple[Any, Assignment | None]:
     """The same, and which provider got which nodes; None for the CPU, which gets all."""
     if provider_id == CPU_ID:
-        return inference_session(model, provider_id, provider_options), None
+        return inference_session(model, provider_id, provider_options, threads), None
     return record(
         onnxruntime().InferenceSession,
-        _options(),
+        _options(threads),
         lambda options: _make(options, model, provider_id, provider_options),
     )
 
 
-def _options() -> Any:
+def _options(threads: int | None) -> Any:
     options = onnxruntime().SessionOptions()
+    options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
     # A spinning pool starves any other pool of the process, such as PyTorch's.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

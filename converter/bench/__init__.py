@@ -1,0 +1,1 @@
+"""How fast graphs run beside each other: interleaved rounds, a process each."""
