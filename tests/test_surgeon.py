@@ -13,6 +13,7 @@ from converter.surgeon import (
     inline_functions_with_conv,
     open_model,
     replace_node,
+    unlist_constant_inputs,
     walk,
 )
 from tests import small_models
@@ -252,6 +253,7 @@ def test_before_ir_4_inputs_with_an_initializer_are_constants_and_no_inputs():
     proto.ir_version = 3
     for name, dims in (("w", [8, 4, 3, 3, 3]), ("b", [8])):
         proto.graph.input.append(value(name, dims))
+    unlist_constant_inputs(proto)
     conv = open_model(proto).graph.nodes[0]
     assert all(isinstance(tensor, gs.Constant) for tensor in conv.inputs[1:])
     assert [i.name for i in proto.graph.input] == ["x"]
