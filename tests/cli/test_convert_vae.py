@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from converter.cli.convert_vae import main
+from converter.cli.convert_vae import PHASES, main
 from converter.rewrites import BY_NAME, taps
 from converter.version import VERSION
 from tests import small_models
@@ -295,4 +295,5 @@ def test_a_terminal_sees_the_phases(source, output):
     os.close(leader)
     assert child.returncode == 0
     assert b"written:" in out
-    assert b"planning" in seen or b"validating" in seen or b"running the original graph" in seen
+    phases = [*PHASES.values(), "running the original graph", "comparing"]
+    assert any(phase.encode() in seen for phase in phases)  # a fast machine shows the last alone

@@ -96,15 +96,16 @@ def test_segments_of_every_cheapest_tiling_meet(frames, costs):
     assert covered == frames
 
 
-# Measured once on 96 channels with another direct kernel and other points; its sums were ordered
-# differently, which changes float32 figures by up to half: hence a margin of 2.
-PUBLISHED_FLOAT32 = {1: 2.2e-7, 2: 2.8e-7, 4: 5.3e-7, 6: 8.8e-7, 8: 3.1e-6}
+# Measured once on 96 channels by onnxruntime's kernels, which keep several partial sums. A single
+# one, as here, rounds up to 2.7 times as much: hence a margin of 3.
+MEASURED_FLOAT32 = {2: 2.8e-7, 4: 5.3e-7, 6: 8.8e-7, 8: 3.1e-6}
 
 
-@pytest.mark.parametrize("m", PUBLISHED_FLOAT32)
-def test_float32_error_is_within_the_published_one(m):
-    assert layer_error(m).relative <= 2 * PUBLISHED_FLOAT32[m]
-    assert layer_error(m).max_abs <= 5e-5
+@pytest.mark.parametrize("m", MEASURED_FLOAT32)
+def test_float32_error_is_near_that_of_a_kernel(m):
+    error = layer_error(m)
+    assert MEASURED_FLOAT32[m] <= error.relative <= 3 * MEASURED_FLOAT32[m]
+    assert error.max_abs <= 1e-4
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
@@ -112,13 +113,13 @@ def test_table_of_errors_is_what_is_measured(dtype):
     table = RELATIVE_ERROR[np.dtype(dtype).name]
     assert list(table) == list(PRODUCTS)
     for m, error in table.items():
-        # The order of a float32 sum is the BLAS's own; seeds alone differ by 5 %.
-        assert layer_error(m, dtype, seed=7).relative == pytest.approx(error, rel=0.5)
+        # Another seed than the table's: seeds differ by 5 %.
+        assert layer_error(m, dtype, seed=7).relative == pytest.approx(error, rel=0.1)
 
 
 def test_budget_picks_tiles():
     assert accurate_tiles(1.0) == tuple(range(1, 9))
-    assert accurate_tiles(1e-6) == (1, 2, 3, 4)
+    assert accurate_tiles(1.5e-6) == (1, 2, 3, 4)
     assert accurate_tiles(1e-3, np.float16) == (1, 2, 3, 4)
     assert accurate_tiles(0.0, ml_dtypes.bfloat16) == (DIRECT,)
     with pytest.raises(ValueError, match="float64"):
