@@ -17,6 +17,7 @@ from converter.kernels import GENERIC, Target
 from converter.model_file import ExternalData
 from converter.precision import CONV, FP32, Precision, Scope
 from converter.result import ConvertResult
+from converter.session import SessionSettings
 from converter.tune import tuner
 from converter.version import VERSION
 
@@ -72,7 +73,7 @@ def convert(
         validate: Run both graphs on the same feed and compare.
         shapes: Input name -> shape of the feed, where dimensions are dynamic.
         seed: Of the feed.
-        provider: Execution provider of the validation.
+        provider: Execution provider of the validation and of `tune`.
         provider_options: Its own options, as onnxruntime documents them.
         strict_provider: Raise if it leaves more than shape arithmetic to another provider.
         overwrite: Whether an existing `output` may be replaced.
@@ -87,11 +88,12 @@ def convert(
         UserError: the input or the usage is wrong; nothing was written.
         OSError: the output cannot be written; nothing is left half-written.
     """
+    settings = SessionSettings(dict(provider_options or {}), strict_provider)
     options = Options(
         strategy=strategy,
         pins=dict(pins or {}),
         accuracy=accuracy,
-        choose=tuner(provider, accuracy, tuning_cache) if tune else None,
+        choose=tuner(provider, accuracy, tuning_cache, settings=settings) if tune else None,
         layout=layout,
         opset=opset,
         target=target,
@@ -102,8 +104,8 @@ def convert(
         shapes=dict(shapes or {}),
         seed=seed,
         provider=provider,
-        provider_options=dict(provider_options or {}),
-        strict_provider=strict_provider,
+        provider_options=settings.provider_options,
+        strict_provider=settings.strict,
         overwrite=overwrite,
         strict=strict,
         keep_invalid=keep_invalid,

@@ -42,6 +42,7 @@ from converter.precision import (
 from converter.result import ConvertResult, GraphSummary, summarize
 from converter.rewrites import BY_NAME, KEEP
 from converter.rewrites.emit import Emitter
+from converter.session import SessionSettings
 from converter.surgeon import (
     Surgery,
     close_model,
@@ -87,6 +88,11 @@ class Options:
     strict: bool = False
     keep_invalid: bool = False
     dry_run: bool = False
+
+    @property
+    def session_settings(self) -> SessionSettings:
+        """For every session that is made on the way."""
+        return SessionSettings(self.provider_options, self.strict_provider)
 
     @property
     def conv3d_alone(self) -> bool:
@@ -346,7 +352,6 @@ def _write(job: _Job, model: Model, conv3d_left: int) -> ConvertResult:
 def _validate(job: _Job, pending: PendingOutput) -> Validation:
     # Imported here: onnxruntime is an extra, and a conversion without validation needs none.
     from converter.compare.validate import validate
-    from converter.session import SessionSettings
 
     return validate(
         job.source,
@@ -354,7 +359,7 @@ def _validate(job: _Job, pending: PendingOutput) -> Validation:
         shapes=job.options.shapes,
         seed=job.options.seed,
         provider=job.options.provider,
-        settings=SessionSettings(job.options.provider_options, job.options.strict_provider),
+        settings=job.options.session_settings,
         progress=job.clock.notify,
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from converter import model_file, output_files
 from converter.export_common import (
+    CHECK_PROVIDER,
     DEFAULT_SIZE,
     TOLERANCE,
     Clock,
@@ -25,8 +26,9 @@ from converter.export_common import (
 )
 from converter.export_graph import INPUT, OUTPUT, trace
 from converter.model_file import Model
+from converter.providers import choose, make_session
 from converter.result import GraphSummary, summarize
-from converter.session import CPU_ID, Session, onnxruntime
+from converter.session import SessionSettings
 
 if TYPE_CHECKING:
     from models.base import Decoder, Shape
@@ -121,6 +123,8 @@ def export(
     opset: int = 18,
     check: bool = True,
     tolerance: float = TOLERANCE,
+    provider: str = CHECK_PROVIDER,
+    settings: SessionSettings | None = None,
     overwrite: bool = False,
     notify: Callable[[str], None] = lambda phase: None,
 ) -> ExportResult:
@@ -137,6 +141,8 @@ def export(
             and with `dynamic` also at sizes other than those it was traced with. If they differ
             by more than `tolerance`, nothing is written.
         tolerance: Largest absolute error of the check.
+        provider: Execution provider of the check; others than `cpu` round more coarsely.
+        settings: Of the check's sessions.
         overwrite: Replace `out` if it exists.
         notify: Called with the name of each phase as it begins.
 
@@ -148,7 +154,7 @@ def export(
     refuse_opset(opset)
     need_extra()
     if check:
-        onnxruntime()
+        choose(provider)
     clock = Clock(notify)
     # Opened before the work, so that a folder that cannot be written is known at once.
     with output_files.pending_output(out) as pending:
@@ -169,7 +175,7 @@ def export(
         if check:
             checked = (shape, *(_resized(shape, sizes) for sizes in UNSEEN_SIZES if dynamic))
             with clock.phase("check"), memory_errors():
-                session = Session(str(pending.model_path), "cpu", CPU_ID)
+                session = make_session(pending.model_path, provider, settings)
                 error = max_abs_error(
                     opened.decoder, lambda z: session.run({INPUT: z})[OUTPUT], checked
                 )

@@ -26,6 +26,9 @@ TOLERANCE = 1e-5
 """Largest absolute error against upstream, on a video of [-1, 1]: fp32 rounding of some 40 layers
 in another order of summation makes 1e-6 to 1e-5."""
 
+CHECK_PROVIDER = "cpu"
+"""Where a graph is compared with upstream: GPUs and NPUs may compute fp32 in less than fp32."""
+
 DEFAULT_SIZE = 16
 CHECK_SEED = 0
 METADATA_PREFIX = "export_vae."

@@ -16,6 +16,7 @@ import numpy as np
 from converter import stream_files
 from converter.errors import UserError
 from converter.export_common import (
+    CHECK_PROVIDER,
     DEFAULT_SIZE,
     TOLERANCE,
     Clock,
@@ -31,9 +32,10 @@ from converter.export_common import (
 from converter.export_graph import INPUT, OUTPUT, Signature, trace_call
 from converter.manifest import FIRST, NEXT, CacheEntry, StreamSpec
 from converter.model_file import Model
+from converter.providers import choose
 from converter.result import GraphSummary, summarize
 from converter.runtime.stream import StreamDecoder
-from converter.session import onnxruntime
+from converter.session import SessionSettings
 
 if TYPE_CHECKING:
     from models.base import Decoder, Shape, Stream
@@ -122,6 +124,8 @@ def export_stream(
     opset: int = 18,
     check: bool = True,
     tolerance: float = TOLERANCE,
+    provider: str = CHECK_PROVIDER,
+    settings: SessionSettings | None = None,
     overwrite: bool = False,
     notify: Callable[[str], None] = lambda phase: None,
 ) -> StreamExportResult:
@@ -139,6 +143,8 @@ def export_stream(
             upstream's `decode`, in PyTorch. If they differ by more than `tolerance`, nothing is
             written.
         tolerance: Largest absolute error of the check.
+        provider: Execution provider of the check; others than `cpu` round more coarsely.
+        settings: Of the check's sessions.
         overwrite: Replace `out` if it exists.
         notify: Called with the name of each phase as it begins.
 
@@ -152,7 +158,7 @@ def export_stream(
         raise UserError(f"a chunk of {chunk} latent frames cannot be: take 1 or more.")
     need_extra()
     if check:
-        onnxruntime()
+        choose(provider)
     clock = Clock(notify)
     with stream_files.pending_stream(out) as pending:
         with clock.phase("open"):
@@ -177,7 +183,7 @@ def export_stream(
             places = (shape[3:], UNSEEN_SIZE) if dynamic else (shape[3:],)
             checked = tuple((shape[0], shape[1], frames, h, w) for h, w in places)
             with clock.phase("check"), memory_errors():
-                runtime = StreamDecoder(pending.manifest_path, "cpu")
+                runtime = StreamDecoder(pending.manifest_path, provider, settings)
                 error = max_abs_error(decoder, runtime.decode, checked)
         written = error is None or error <= tolerance
         if written:

@@ -70,6 +70,9 @@ class SessionSettings:
     threads: int | None = None
 
 
+PLAIN = SessionSettings()
+
+
 class Session:
     """A graph loaded on the execution provider of id `provider_id`.
 
@@ -85,7 +88,7 @@ class Session:
         model: str | bytes,
         provider: str,
         provider_id: str,
-        settings: SessionSettings = SessionSettings(),
+        settings: SessionSettings = PLAIN,
     ) -> None:
         self._label = model if isinstance(model, str) else "the model"
         self.provider = provider

@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from converter.cost import RATES
 from converter.kernels import GENERIC
 from converter.providers import choose, make_session
 from converter.rewrites import KEEP
-from converter.session import Session, onnxruntime
+from converter.session import PLAIN, Session, SessionSettings, onnxruntime
 from converter.tuning_cache import Bench, TuningCache, default_path, device_name
 
 ROUNDS = 5
@@ -46,6 +46,7 @@ class Tuner:
         cache: Where times are looked up and kept.
         bench: Where times are measured.
         provider: Name of the execution provider, as `converter.providers.make_session` takes it.
+        settings: Of the sessions that are timed.
         notify: Hears, for each measurement, the Conv3D's name and the strategy.
     """
 
@@ -55,6 +56,7 @@ class Tuner:
     target: str = GENERIC
     accuracy: str = FAST
     notify: Callable[[str, str], None] = lambda node, strategy: None
+    settings: SessionSettings = PLAIN
     _choices: dict[str, Choice] = field(default_factory=dict)
 
     def __call__(self, conv: Conv3D) -> Choice:
@@ -95,7 +97,8 @@ class Tuner:
             sessions = {}
             for name in names:
                 self.notify(conv.name, name)
-                sessions[name] = make_session(_candidate(conv, name, Path(folder)), self.provider)
+                path = _candidate(conv, name, Path(folder))
+                sessions[name] = make_session(path, self.provider, self.settings)
             times = _interleaved(sessions)
         for name, seconds in times.items():
             self.cache.put(self.bench, signature, name, seconds)
@@ -107,17 +110,22 @@ def tuner(
     accuracy: str = FAST,
     cache_path: str | os.PathLike[str] | None = None,
     notify: Callable[[str, str], None] = lambda node, strategy: None,
+    settings: SessionSettings = PLAIN,
 ) -> Tuner:
-    """A tuner on a provider of this machine.
+    """A tuner on a provider of this machine, whose options in `settings` count as part of it.
 
     Raises:
         UserError: the provider is not usable here, or the cache is not one.
     """
     usable = choose(provider)
-    bench = Bench(usable.id, onnxruntime().__version__, device_name(usable.id), os.cpu_count() or 1)
+    options = [f"{name}={value}" for name, value in sorted(settings.provider_options.items())]
+    provider_id = " ".join([usable.id, *options])
+    device, threads = device_name(usable.id), os.cpu_count() or 1
+    bench = Bench(provider_id, onnxruntime().__version__, device, threads)
     cache = TuningCache(Path(cache_path) if cache_path is not None else default_path())
     target = usable.name if usable.name in RATES else GENERIC
-    return Tuner(cache, bench, usable.name, target, accuracy, notify)
+    loose = replace(settings, strict=False)
+    return Tuner(cache, bench, usable.name, target, accuracy, notify, loose)
 
 
 def signature_of(conv: Conv3D) -> str | None:

@@ -16,6 +16,7 @@ from converter.compare.feeds import Shapes, make_feed, shape_ladder
 from converter.compare.interface import check_same, load_skeleton, read_interface
 from converter.errors import UserError
 from converter.providers import AUTO, choose
+from converter.session import PLAIN, SessionSettings
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Request:
         shapes: Input name -> shape, where the graph leaves dimensions open.
         seed: Of the feed.
         provider: Execution provider of onnxruntime, for the GEMM too.
+        settings: Of the graphs' sessions; that of the GEMM is not strict.
         threads: Of one operator on the CPU; None leaves it to the runtime.
     """
 
@@ -34,6 +36,7 @@ class Request:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
     provider: str = AUTO
+    settings: SessionSettings = PLAIN
     threads: int | None = None
 
 
@@ -51,7 +54,9 @@ def bench_graphs(paths: Sequence[Path], request: Request, notify: Notify) -> Ben
             check_same(interface, read_interface(load_skeleton(path), path))
         except UserError as error:
             raise UserError(f"{path} cannot be measured against {paths[0]}: {error}") from error
-    graphs = [OnnxGraph(str(path), path, provider, request.threads) for path in paths]
+    graphs = [
+        OnnxGraph(str(path), path, provider, request.threads, request.settings) for path in paths
+    ]
     return bench(paths[0], graphs, request, notify)
 
 
@@ -74,7 +79,7 @@ def bench(
     inputs = read_interface(skeleton, model).inputs
     ladder = shape_ladder(inputs, skeleton, request.shapes)
     trials = ((shapes, make_feed(inputs, shapes, request.seed)) for shapes in ladder)
-    gemm = Gemm(choose(request.provider).name, request.threads)
+    gemm = Gemm(choose(request.provider).name, request.threads, settings=request.settings)
     measured = run_rounds(contestants, gemm, trials, request.rules, notify)
     operations, reason = _operations(model, measured.feed_shapes)
     notes = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from converter.compare.running import Runner
 from converter.errors import UserError
 from converter.providers import choose, make_session
-from converter.session import Array, Session, SessionSettings
+from converter.session import PLAIN, Array, Session, SessionSettings
 
 GEMM_SIZE = 1024
 GEMM_COUNT = 4
@@ -30,10 +30,12 @@ class OnnxGraph:
     path: Path
     provider: str
     threads: int | None = None
+    settings: SessionSettings = PLAIN
 
     def load(self) -> Runner:
         """See `converter.bench.worker.Contestant`."""
-        return make_session(self.path, self.provider, SessionSettings(threads=self.threads))
+        settings = replace(self.settings, threads=self.threads)
+        return make_session(self.path, self.provider, settings)
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,13 @@ class Gemm:
     provider: str
     threads: int | None = None
     label: str = f"{GEMM_COUNT} GEMMs of {GEMM_SIZE}"
+    settings: SessionSettings = PLAIN
 
     def load(self) -> Runner:
         """See `converter.bench.worker.Contestant`."""
         usable = choose(self.provider)
-        return Session(gemm_model(), usable.name, usable.id, SessionSettings(threads=self.threads))
+        settings = replace(self.settings, threads=self.threads, strict=False)
+        return Session(gemm_model(), usable.name, usable.id, settings)
 
     def feed(self) -> dict[str, Array]:
         """The first matrix."""

@@ -20,7 +20,9 @@ from converter.cli.common import (
     EXIT_EQUAL,
     exit_codes,
     parse_shapes,
+    provider_choice,
     reader_may_leave,
+    session_settings,
 )
 from converter.report.terminal import console
 from converter.version import VERSION
@@ -45,12 +47,7 @@ from converter.version import VERSION
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the feed."
 )
-@click.option(
-    "--provider",
-    default="auto",
-    show_default=True,
-    help="Execution provider: auto, migraphx, rocm, cuda, openvino or cpu.",
-)
+@provider_choice()
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -67,6 +64,8 @@ def main(
     shapes: tuple[str, ...],
     seed: int,
     provider: str,
+    provider_options: tuple[str, ...],
+    strict_provider: bool,
     threads: int | None,
     as_json: bool,
     quiet: bool,
@@ -88,6 +87,7 @@ def main(
         shapes=parse_shapes(shapes),
         seed=seed,
         provider=provider,
+        settings=session_settings(provider_options, strict_provider),
         threads=threads,
     )
     with _progress(quiet) as notify:

@@ -9,11 +9,13 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 import click
 
 from converter.errors import UserError
+from converter.providers import AUTO, NAMES
+from converter.session import SessionSettings
 
 EXIT_EQUAL = 0
 EXIT_DIFFERENT = 1
@@ -22,6 +24,7 @@ EXIT_BAD_INPUT = 2
 CLICK_OWN = (click.ClickException, click.exceptions.Exit, click.Abort)
 
 P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., object])
 
 
 def exit_codes(command: Callable[P, int]) -> Callable[P, None]:
@@ -63,6 +66,51 @@ def _sentence(error: BaseException) -> str:
         return str(error)
     kind = type(error).__name__
     return f"internal error, please report it with what --debug shows: {kind}: {error}"
+
+
+def provider_choice(what: str = "", default: str = AUTO) -> Callable[[F], F]:
+    """Give a command the options `--provider`, `--provider-option` and `--strict-provider`.
+
+    Its body gets `provider`, `provider_options` and `strict_provider`; of the latter two
+    `session_settings` makes what every function that makes a session takes.
+
+    Args:
+        what: What runs there, for the help text, such as " of the validation".
+        default: The provider where the user names none.
+    """
+    options = (
+        click.option(
+            "--provider",
+            type=click.Choice([AUTO, *NAMES]),
+            default=default,
+            show_default=True,
+            help=f"Execution provider{what}; auto takes the best that is usable here.",
+        ),
+        click.option(
+            "--provider-option",
+            "provider_options",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="An option of the execution provider, as onnxruntime documents it. Repeatable.",
+        ),
+        click.option(
+            "--strict-provider",
+            is_flag=True,
+            help="Fail if the provider leaves more than shape arithmetic to the CPU.",
+        ),
+    )
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def session_settings(provider_options: Sequence[str], strict_provider: bool) -> SessionSettings:
+    """What the options of `provider_choice` ask of a session; raises `UserError` for no pair."""
+    return SessionSettings(parse_pairs("--provider-option", provider_options), strict_provider)
 
 
 def parse_pairs(option: str, values: Sequence[str]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from converter.cli.common import (
     merge_pins,
     parse_pairs,
     parse_shapes,
+    provider_choice,
     reader_may_leave,
 )
 from converter.cli.progress import progress
@@ -145,24 +146,7 @@ PHASES = {
     show_default=True,
     help="Seed of the validation feed.",
 )
-@click.option(
-    "--provider",
-    default="auto",
-    show_default=True,
-    help="Execution provider of the validation: auto, migraphx, rocm, cuda, openvino or cpu.",
-)
-@click.option(
-    "--provider-option",
-    "provider_options",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="An option of the execution provider, as onnxruntime documents it. Repeatable.",
-)
-@click.option(
-    "--strict-provider",
-    is_flag=True,
-    help="Fail if the provider leaves more than shape arithmetic to the CPU.",
-)
+@provider_choice(" of the validation and of --tune")
 @click.option("--keep-invalid", is_flag=True, help="Write OUTPUT even if the validation fails.")
 @click.option("--strict", is_flag=True, help="Fail rather than leave a Conv3D in the graph.")
 @click.option("--overwrite", is_flag=True, help="Replace OUTPUT, or the plan, if it exists.")
@@ -260,7 +244,13 @@ def _report(
     from converter.compare.feeding import FeedPlan
 
     feeds = FeedPlan(seed=options.seed, shapes=options.shapes)
-    request = DiffRequest(feeds, provider=options.provider, layers=True, pictures=True)
+    request = DiffRequest(
+        feeds,
+        provider=options.provider,
+        settings=options.session_settings,
+        layers=True,
+        pictures=True,
+    )
     found = diff(input, (output,), request, notify)
     command = ["diff-vae", str(input), str(output), "--layers", "--seed", str(options.seed)]
     for name, shape in options.shapes.items():
@@ -274,6 +264,7 @@ def _tuner(request: Options, cache: Path | None, notify: Callable[[str], None]) 
         request.accuracy,
         cache,
         lambda node, strategy: notify(f"timing {strategy} for {node}"),
+        request.session_settings,
     )
 
 

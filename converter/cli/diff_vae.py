@@ -17,7 +17,9 @@ from converter.cli.common import (
     EXIT_EQUAL,
     exit_codes,
     parse_shapes,
+    provider_choice,
     reader_may_leave,
+    session_settings,
 )
 from converter.cli.progress import progress
 from converter.compare.diff import DiffRequest, diff
@@ -83,12 +85,7 @@ GATE = "[NAME=]VALUE"
     show_default=True,
     help="Layers compared in one run: fewer need less memory and more runs.",
 )
-@click.option(
-    "--provider",
-    default="auto",
-    show_default=True,
-    help="Execution provider: auto, migraphx, rocm, cuda, openvino or cpu.",
-)
+@provider_choice()
 @click.option("--report", type=PATH, help="Write a report: .html, .md or .json.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every frame too.")
@@ -143,7 +140,8 @@ def _request(options: dict[str, Any]) -> DiffRequest:
         shapes=parse_shapes(options.pop("shapes")),
     )
     given = {name: options.pop(name) for name in ("atol", "rtol", "min_psnr", "min_ssim")}
-    return DiffRequest(feeds=feeds, gates=parse_gates(given), **options)
+    settings = session_settings(options.pop("provider_options"), options.pop("strict_provider"))
+    return DiffRequest(feeds=feeds, gates=parse_gates(given), settings=settings, **options)
 
 
 def parse_gates(given: dict[str, Sequence[str]]) -> Gates:

@@ -17,10 +17,17 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from converter.cli.common import EXIT_DIFFERENT, EXIT_EQUAL, exit_codes, reader_may_leave
+from converter.cli.common import (
+    EXIT_DIFFERENT,
+    EXIT_EQUAL,
+    exit_codes,
+    provider_choice,
+    reader_may_leave,
+    session_settings,
+)
 from converter.errors import UserError
 from converter.export import ExportResult, export
-from converter.export_common import TOLERANCE, need_extra
+from converter.export_common import CHECK_PROVIDER, TOLERANCE, need_extra
 from converter.export_stream import StreamExportResult, export_stream
 from converter.report.terminal import console
 from converter.version import VERSION
@@ -92,6 +99,7 @@ def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     show_default=True,
     help="Largest absolute error of the check.",
 )
+@provider_choice(" of the check", CHECK_PROVIDER)
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the nodes by operator, too.")
@@ -110,6 +118,9 @@ def main(
     opset: int,
     no_check: bool,
     tolerance: float,
+    provider: str,
+    provider_options: tuple[str, ...],
+    strict_provider: bool,
     overwrite: bool,
     as_json: bool,
     verbose: bool,
@@ -145,6 +156,8 @@ def main(
             opset=opset,
             check=not no_check,
             tolerance=tolerance,
+            provider=provider,
+            settings=session_settings(provider_options, strict_provider),
             overwrite=overwrite,
             notify=notify,
         )

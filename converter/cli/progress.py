@@ -22,7 +22,8 @@ class _Spinner(AbstractContextManager[Callable[[str], None]]):
 
     def __enter__(self) -> Callable[[str], None]:
         self._status.__enter__()
-        return self._status.update
+        # A spinner that is named is drawn at once, so that a short phase is seen too.
+        return lambda phase: self._status.update(phase, spinner="dots")
 
     def __exit__(self, *exception: object) -> None:
         self._status.stop()

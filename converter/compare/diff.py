@@ -43,7 +43,7 @@ from converter.compare.sides import (
 from converter.compare.spool import Spool
 from converter.errors import UserError
 from converter.providers import AUTO, choose
-from converter.session import NotSupportedError
+from converter.session import PLAIN, NotSupportedError, SessionSettings
 from converter.version import VERSION
 
 PLAN_KEY = "convert_vae.plan"
@@ -59,6 +59,7 @@ class DiffRequest:
         frames: Whether to compare frame by frame, which needs scikit-image.
         pictures: Whether to keep pictures of the first video output, for a report.
         layers: Whether to compare layer by layer on the first feed, `slice_size` in one run.
+        settings: Of the sessions; only the candidates' are strict.
         save_inputs: An .npz to save the feeds in.
         save_outputs: A folder for one .npz of outputs a graph.
     """
@@ -66,6 +67,7 @@ class DiffRequest:
     feeds: FeedPlan = field(default_factory=FeedPlan)
     gates: Gates = field(default_factory=Gates)
     provider: str = AUTO
+    settings: SessionSettings = PLAIN
     data_range: float | None = None
     frames: bool = True
     pictures: bool = False
@@ -103,15 +105,19 @@ def diff(
             pair_inputs(lead, side)
     spool = Spool()
     with spool:
-        made = make_feeds(lead, request.feeds, request.provider, notify) if lead else ()
-        outputs = [_run_side(side, lead, made, request, spool, notify) for side in sides]
+        loose = replace(request, settings=replace(request.settings, strict=False))
+        made = (
+            make_feeds(lead, request.feeds, loose.provider, loose.settings, notify) if lead else ()
+        )
+        outputs = [_run_side(sides[0], lead, made, loose, spool, notify)]
+        outputs += [_run_side(side, lead, made, request, spool, notify) for side in sides[1:]]
         _save(request, made, sides, outputs)
         gates = _with_default(request.gates, sides)
         request = replace(request, gates=gates)
         results = tuple(
             replace(
                 _compare(sides[0], side, outputs[0], found, request, notify),
-                layers=_layers(sides[0], side, made, request, notify),
+                layers=_layers(sides[0], side, made, replace(loose, gates=gates), notify),
             )
             for side, found in zip(sides[1:], outputs[1:], strict=True)
         )
@@ -181,7 +187,7 @@ def _run_side(
     notify(f"running {side.path.name}")
     inputs = pair_inputs(lead, side)
     gc.collect()  # the graph before may still be held by a cycle
-    runner = make_runner(side.path, request.provider)
+    runner = make_runner(side.path, request.provider, request.settings)
     runs, seconds = [], 0.0
     for feed in made:
         arrays = cast_feed(feed.arrays, inputs)
@@ -300,6 +306,7 @@ def _layers(
         pair_inputs(left, right),
         budget=request.gates.default,
         provider=request.provider,
+        settings=request.settings,
         slice_size=request.slice_size,
         notify=lambda stage: notify(f"{right.path.name}: {stage}"),
     )

@@ -14,6 +14,7 @@ from converter.compare.interface import TensorSpec
 from converter.compare.running import Seeded, make_runner, run_first_legal
 from converter.compare.sides import Graph, check_feed, dtype_of
 from converter.errors import UserError
+from converter.session import SessionSettings
 
 Notify = Callable[[str], None]
 
@@ -44,7 +45,9 @@ class Feed:
         return FeedInfo(self.source, {name: array.shape for name, array in self.arrays.items()})
 
 
-def make_feeds(lead: Graph, plan: FeedPlan, provider: str, notify: Notify) -> tuple[Feed, ...]:
+def make_feeds(
+    lead: Graph, plan: FeedPlan, provider: str, settings: SessionSettings, notify: Notify
+) -> tuple[Feed, ...]:
     """The feeds of a file, or seeded ones; raises `UserError` where a file does not fit."""
     inputs = lead.interface.inputs
     if plan.files:
@@ -55,7 +58,7 @@ def make_feeds(lead: Graph, plan: FeedPlan, provider: str, notify: Notify) -> tu
             for number, one in enumerate(arrays)
         ]
         return tuple(read)
-    shapes = _legal_shapes(lead, plan, provider, notify)
+    shapes = _legal_shapes(lead, plan, provider, settings, notify)
     seeds = range(plan.seed, plan.seed + plan.count)
     return tuple(Feed(f"seed {seed}", feeds.make_feed(inputs, shapes, seed)) for seed in seeds)
 
@@ -82,12 +85,14 @@ def _fit(
     }
 
 
-def _legal_shapes(lead: Graph, plan: FeedPlan, provider: str, notify: Notify) -> Shapes:
+def _legal_shapes(
+    lead: Graph, plan: FeedPlan, provider: str, settings: SessionSettings, notify: Notify
+) -> Shapes:
     ladder = tuple(feeds.shape_ladder(lead.interface.inputs, lead.skeleton, plan.shapes))
     if len(ladder) == 1:
         return ladder[0]
     notify(f"finding sizes that {lead.path.name} runs on")
-    runner = make_runner(lead.path, provider)
+    runner = make_runner(lead.path, provider, settings)
     seeded = Seeded(lead.path, lead.interface.inputs, ladder, plan.seed)
     return run_first_legal(runner, seeded).shapes
 

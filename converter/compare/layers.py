@@ -32,6 +32,7 @@ from converter.compare.running import make_runner
 from converter.compare.sides import alike, dtype_of
 from converter.compare.tolerance import Tolerance
 from converter.errors import UserError
+from converter.session import PLAIN, SessionSettings
 
 SLICE = 8
 """Layers whose outputs are compared in one run of both graphs."""
@@ -109,6 +110,7 @@ class _Bench:
     holders: dict[str, Holder]
     inputs: Mapping[str, TensorSpec]
     provider: str
+    settings: SessionSettings
     types: dict[str, np.dtype[Any]] = field(default_factory=dict)
 
     def run(self, names: Sequence[str], feed: Mapping[str, Array]) -> dict[str, Array]:
@@ -117,7 +119,7 @@ class _Bench:
         stops = {name: array.dtype for name, array in feed.items()}
         path = self.bench.part(tensors, stops)
         gc.collect()  # the session before may still be held by a cycle
-        found = make_runner(path, self.provider).run(self._needed(path, feed))
+        found = make_runner(path, self.provider, self.settings).run(self._needed(path, feed))
         for name in names:
             self.types[name] = found[self.holders[name].tensor].dtype
         return {name: self.holders[name].undo(found[self.holders[name].tensor]) for name in names}
@@ -135,6 +137,7 @@ def compare_layers(
     *,
     budget: Tolerance,
     provider: str,
+    settings: SessionSettings = PLAIN,
     slice_size: int = SLICE,
     notify: Notify = lambda stage: None,
 ) -> LayerReport:
@@ -144,8 +147,8 @@ def compare_layers(
     `UserError` when no layer has a known successor, or the reference does not run.
     """
     with ExitStack() as stack:
-        left = _open(stack, reference, provider)
-        right = _open(stack, candidate, provider)
+        left = _open(stack, reference, provider, settings)
+        right = _open(stack, candidate, provider, settings)
         names, notes = _common(left, right, reference, candidate)
         known: dict[str, Array] = {}
         layers: list[LayerDifference] = []
@@ -175,12 +178,12 @@ def compare_layers(
         return LayerReport(budget, tuple(layers), notes)
 
 
-def _open(stack: ExitStack, path: Path, provider: str) -> _Bench:
+def _open(stack: ExitStack, path: Path, provider: str, settings: SessionSettings) -> _Bench:
     model = load_skeleton(path)
     bench = Workbench(path)
     stack.enter_context(bench)
     held = {name: h for name, h in holders(model).items() if bench.has(h.tensor)}
-    return _Bench(bench, held, {}, provider)
+    return _Bench(bench, held, {}, provider, settings)
 
 
 def _common(

@@ -14,7 +14,7 @@ from converter.compare.interface import TensorSpec, show_shape
 from converter.compare.reference_evaluator import ReferenceRunner
 from converter.errors import UserError
 from converter.providers import make_session
-from converter.session import NotSupportedError, RunError
+from converter.session import NotSupportedError, RunError, SessionSettings
 
 
 class Runner(Protocol):
@@ -48,10 +48,10 @@ class Ran:
     seconds: float
 
 
-def make_runner(path: Path, provider: str) -> Runner:
+def make_runner(path: Path, provider: str, settings: SessionSettings | None = None) -> Runner:
     """Onnxruntime, or ONNX's reference evaluator where that has no kernel for a node."""
     try:
-        return make_session(path, provider)
+        return make_session(path, provider, settings)
     except NotSupportedError:
         return ReferenceRunner(path)
 

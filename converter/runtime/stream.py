@@ -13,7 +13,7 @@ from converter import manifest, providers
 from converter.errors import UserError
 from converter.manifest import FIRST, NEXT
 from converter.providers import AUTO
-from converter.session import Array
+from converter.session import Array, SessionSettings
 
 
 class StreamDecoder:
@@ -22,16 +22,22 @@ class StreamDecoder:
     Args:
         path: The manifest.
         provider: Execution provider; `auto` takes the best that is usable here.
+        settings: Of both sessions.
 
     Raises:
         UserError: the manifest or its files are not in order, or the provider is not usable.
     """
 
-    def __init__(self, path: str | os.PathLike[str], provider: str = AUTO) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        provider: str = AUTO,
+        settings: SessionSettings | None = None,
+    ) -> None:
         read = manifest.read(Path(path))
         self.spec = read.spec
-        self._first = providers.make_session(read.path(FIRST), provider)
-        self._next = providers.make_session(read.path(NEXT), provider)
+        self._first = providers.make_session(read.path(FIRST), provider, settings)
+        self._next = providers.make_session(read.path(NEXT), provider, settings)
 
     def stream(self, latent: Array) -> Iterator[Array]:
         """The video of a latent (N, C, T, H, W), T >= 1, as chunks (N, 3, t, H', W') in order.

@@ -130,7 +130,6 @@ BAD = {
     "shape of nothing": (dynamic, "in.onnx out.onnx --shape z=1", "--shape names 'z'"),
     "odd shape": (dynamic, "in.onnx out.onnx --shape x=1x4xTx6x8", "is not a shape such as"),
     "future opset": (inline, "in.onnx out.onnx --opset 999", "opset 999 is not known here"),
-    "provider": (inline, "in.onnx out.onnx --provider tpu", "tpu"),
 }
 
 

@@ -84,7 +84,7 @@ def test_ctrl_c_before_that_prints_a_sentence(called):
     [
         ((), "Missing argument 'GRAPHS...'"),
         (("missing.onnx",), "error: missing.onnx cannot be read: No such file or directory."),
-        (("missing.onnx", "--provider", "abacus"), "error: unknown provider 'abacus'"),
+        (("missing.onnx", "--provider", "abacus"), "'abacus' is not one of 'auto'"),
         (("missing.onnx", "--shape", "x"), "error: --shape 'x' is not of the form NAME=VALUE."),
         (("missing.onnx", "--rounds", "0"), "0 is not in the range x>=1"),
     ],

@@ -13,6 +13,7 @@ from converter.errors import UserError
 from converter.export import ExportResult
 from converter.export_stream import StreamExportResult
 from converter.result import GraphSummary
+from converter.session import SessionSettings
 
 RESULT = ExportResult(
     source="wan2.1",
@@ -90,6 +91,8 @@ def test_every_option_arrives(calls):
         "opset": 20,
         "check": False,
         "tolerance": 1e-3,
+        "provider": "cpu",
+        "settings": SessionSettings(),
         "overwrite": True,
     }
 
@@ -142,6 +145,8 @@ def test_the_defaults(calls):
         "opset": 18,
         "check": True,
         "tolerance": 1e-5,
+        "provider": "cpu",
+        "settings": SessionSettings(),
         "overwrite": False,
     }
 
