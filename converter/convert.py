@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +53,7 @@ from converter.surgeon import (
     unlist_constant_inputs,
     walk,
 )
-from converter.target import suit
+from converter.target import replace_lacking, suit
 from converter.version import VERSION
 
 if TYPE_CHECKING:
@@ -132,8 +132,11 @@ def run(source: Path, output: Path | None, options: Options, notify: Notify) -> 
     with clock.phase("rewrite"):
         _rewrite(prepared, model)
         moved = _lay_out(model) if options.layout and prepared.found else {}
+        replaced = replace_lacking(model.proto, model.weights, options.target)
         _write_metadata(model, prepared, options, digest, moved)
         left = _conv3d_left(model)
+    if replaced:
+        job = replace(job, notes=(*job.notes, replaced))
     return _write(job, model, left)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import onnx
 import onnx.helper
 
-from converter.kernels import GENERIC, Target, kernels_of
+from converter.constants import Workshop
+from converter.kernels import GENERIC, Claims, Target, kernels_of
 from converter.opset import TARGET_OPSET, OpsetChange, retarget
+from converter.passes.edge_pads import spell_out_edge_pads
 from converter.placement import place
-from converter.surgeon import default_opset
+from converter.surgeon import close_model, default_opset, open_model
+from converter.weights import WeightTable
 
 OLDEST_OPSET = 13
 """Below it Squeeze, Unsqueeze and reductions take attributes in place of inputs."""
@@ -28,6 +31,28 @@ def suit(proto: onnx.ModelProto, target: Target, opset: int | None) -> OpsetChan
     needed = onnx.helper.find_min_ir_version_for(proto.opset_import, ignore_unknown=True)
     proto.ir_version = max(needed, min(proto.ir_version, kernels_of(target).newest_ir))
     return change
+
+
+def replace_lacking(proto: onnx.ModelProto, weights: WeightTable, target: Target) -> str:
+    """Put other operators, in place, where the target lacks one that they can spell out.
+
+    Returns:
+        What was replaced and why, in words, or empty.
+    """
+    if target == GENERIC:
+        return ""
+    kernels = kernels_of(target)
+    if not isinstance(kernels, Claims):
+        return ""  # Where a registry has a kernel, it has it for every attribute.
+    if "edge" not in kernels.refused_attributes.get("Pad", {}).get("mode", ()):
+        return ""
+    surgery = open_model(proto)
+    count = spell_out_edge_pads(surgery, Workshop(surgery, weights))
+    close_model(surgery)
+    if not count:
+        return ""
+    nodes = "1 Pad of mode edge is" if count == 1 else f"{count} Pads of mode edge are"
+    return f"{nodes} spelled out by Slice and Concat, as {kernels.provider} does not take them"
 
 
 def best_opset(proto: onnx.ModelProto, target: Target) -> int:

@@ -1,8 +1,10 @@
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from onnx import helper
+from onnx.numpy_helper import from_array
 
 from converter.cli.check_vae import main
 from converter.kernels import GENERIC, TARGETS
@@ -39,6 +41,17 @@ def test_the_reason_and_the_remedy_are_printed(path):
         "convert-vae --target rocm brings the graph to opset 18, where nothing would fall to the "
         "CPU" in output
     )
+
+
+def test_a_remedy_beyond_the_opset_is_named(tmp_path):
+    nodes = [helper.make_node("Pad", ["x", "pads"], ["y"], name="pad", mode="edge")]
+    pads = from_array(np.array([0, 0, 1, 0, 0, 0, 1, 0]), "pads")
+    graph = model(nodes, [value("x", [1, 4, 8, 8])], [value("y", [None] * 4)], [pads])
+    result = check(save(graph, tmp_path / "m.onnx"), "--target", "migraphx")
+    assert result.exit_code == 1
+    output = " ".join(result.output.split())
+    assert "does not take Pad with mode=edge" in output
+    assert "where nothing would fall to the CPU (1 Pad of mode edge is spelled out by" in output
 
 
 def test_json(path):

@@ -1,6 +1,8 @@
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from onnx.numpy_helper import from_array
 
 from converter import convert
 from converter.placement import place
@@ -88,3 +90,30 @@ def check_model_opset(path):
     loaded = onnx.load(path)
     onnx.checker.check_model(loaded)
     return loaded.opset_import[0].version
+
+
+def edge_padded(path):
+    """x -> Pad by the edge -> Conv3D -> y."""
+    graph = conv3d(pads=[0, 1, 1] * 2)
+    graph.graph.node[0].input[0] = "padded"
+    graph.graph.node.insert(
+        0, helper.make_node("Pad", ["x", "pads", "", "axes"], ["padded"], name="pad", mode="edge")
+    )
+    for name, values in (("pads", [2, 0]), ("axes", [2])):
+        graph.graph.initializer.append(from_array(np.array(values, np.int64), name))
+    return save(graph, path)
+
+
+def test_what_a_target_lacks_is_spelled_out_there_alone(tmp_path):
+    source = edge_padded(tmp_path / "a.onnx")
+    for target, pads in (("migraphx", 0), ("rocm", 1), ("cpu", 1), ("generic", 1)):
+        result = convert(source, tmp_path / "b.onnx", target=target, overwrite=True)
+        ops = [n.op_type for n in onnx.load(tmp_path / "b.onnx").graph.node]
+        assert ops.count("Pad") == pads, target
+        assert result.validation.passed
+        assert result.placement is None or result.placement.complete
+        said = (
+            "1 Pad of mode edge is spelled out by Slice and Concat, as MIGraphXExecutionProvider "
+            "does not take them"
+        )
+        assert (said in result.notes) == (target == "migraphx")

@@ -11,10 +11,11 @@ import onnx
 from converter import model_file
 from converter.cli.common import EXIT_DIFFERENT, EXIT_EQUAL, exit_codes, reader_may_leave
 from converter.kernels import GENERIC, TARGETS, Target
+from converter.model_file import Model
 from converter.placement import Placement, place
 from converter.report.terminal import console, print_placement
 from converter.surgeon import default_opset
-from converter.target import suit
+from converter.target import replace_lacking, suit
 from converter.version import VERSION
 
 
@@ -46,28 +47,30 @@ def main(model: Path, target: Target, as_json: bool, debug: bool) -> int:
             click.echo(json.dumps(placement.to_json(), indent=2))
         else:
             print_placement(console(), placement)
-            advice = _advice(loaded.proto, placement)
+            advice = _advice(loaded, placement)
             if advice:
                 click.echo(advice)
     return EXIT_EQUAL if placement.complete else EXIT_DIFFERENT
 
 
-def _advice(proto: onnx.ModelProto, placement: Placement) -> str:
+def _advice(model: Model, placement: Placement) -> str:
     """What `convert-vae --target` would improve, or empty."""
     if placement.complete:
         return ""
     suited = onnx.ModelProto()
-    suited.CopyFrom(proto)
+    suited.CopyFrom(model.proto)
     suit(suited, placement.target, None)
+    replaced = replace_lacking(suited, model.weights, placement.target)
     better = place(suited, placement.target)
     if len(better.fallbacks) + len(better.problems) >= (
         len(placement.fallbacks) + len(placement.problems)
     ):
         return ""
     left = "nothing" if better.complete else f"{len(better.fallbacks)} nodes"
+    means = f" ({replaced})" if replaced else ""
     return (
         f"convert-vae --target {placement.target} brings the graph to opset "
-        f"{default_opset(suited)}, where {left} would fall to the CPU"
+        f"{default_opset(suited)}, where {left} would fall to the CPU{means}"
     )
 
 

@@ -29,11 +29,17 @@ class NotInstalledError(Exception):
 
 @dataclass(frozen=True)
 class Machine:
-    """A virtual environment with one onnxruntime package, and stand-ins for a GPU's libraries."""
+    """A virtual environment with one onnxruntime package, and stand-ins for a GPU's libraries.
+
+    Attributes:
+        runs: Whether the stand-ins go as far as a run: MIGraphX asks its compiler for the shapes
+            of the results, which these have not.
+    """
 
     python: Path
     standins: Path
     provider: str
+    runs: bool
 
     def ask(self, request: dict[str, Any], *, libraries: bool = True) -> Any:
         """Have inside.py answer a request; `libraries` False takes the stand-ins away."""
@@ -78,13 +84,15 @@ def make_machine(requirement: str, library: str, provider: str, folder: Path) ->
         standins.mkdir(exist_ok=True)
         build(site / "onnxruntime" / "capi" / library, standins)
         complete.touch()
-    return Machine(folder / "bin" / "python", folder / "standins", provider)
+    # All else that the package imports is taken from the environment that runs the tests.
+    others = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    (site / "others.pth").write_text("\n".join(others) + "\n")
+    runs = provider == "ROCMExecutionProvider"
+    return Machine(folder / "bin" / "python", folder / "standins", provider, runs)
 
 
 def _install(requirement: str, folder: Path, site: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    # All else that the package imports is taken from the environment that runs the tests.
-    (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
     done = subprocess.run(
         [*pip, "--target", str(site), requirement], capture_output=True, text=True

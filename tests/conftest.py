@@ -1,0 +1,77 @@
+"""What tests of several folders share: small decoders, exported once a session."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+LATENT = (1, 4, 3, 5, 4)
+"""Of the static graphs: no two sizes alike but those of all families."""
+
+
+@pytest.fixture(scope="session")
+def small_source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function name of a family -> folder with the configuration of its small decoder."""
+    from models.source import FAMILIES
+    from tests.small_families import SMALL
+
+    root = tmp_path_factory.mktemp("sources")
+
+    def source(name: str) -> Path:
+        folder = root / name
+        if not folder.exists():
+            folder.mkdir()
+            upstream = next(f.upstream.__name__ for f in FAMILIES if f.name == name)
+            config = SMALL[name] | {"_class_name": upstream}
+            (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    return source
+
+
+@pytest.fixture(scope="session")
+def small_clip(
+    tmp_path_factory: pytest.TempPathFactory, small_source: Callable[[str], Path]
+) -> Callable[..., Path]:
+    """A function (name of a family, dynamic=False) -> its small decoder's graph, of `LATENT`.
+
+    Exported when first asked for (1 to 7 s, dynamic 4 to 17 s), and not compared with upstream.
+    """
+    from converter.export import export
+
+    root = tmp_path_factory.mktemp("clips")
+
+    def clip(name: str, *, dynamic: bool = False) -> Path:
+        path = root / f"{name}{'-dynamic' if dynamic else ''}.onnx"
+        if not path.exists():
+            export(
+                str(small_source(name)), path, seed=0, latent=LATENT, dynamic=dynamic, check=False
+            )
+        return path
+
+    return clip
+
+
+@pytest.fixture(scope="session")
+def small_stream(
+    tmp_path_factory: pytest.TempPathFactory, small_source: Callable[[str], Path]
+) -> Callable[[int], Path]:
+    """A function chunk -> the manifest of Wan's small decoder in stream form, made as above."""
+    from converter.export_stream import export_stream
+
+    root = tmp_path_factory.mktemp("streams")
+
+    def stream(chunk: int) -> Path:
+        path = root / f"{chunk}" / "wan.json"
+        if not path.exists():
+            path.parent.mkdir()
+            latent = (*LATENT[:2], chunk, *LATENT[3:])
+            export_stream(
+                str(small_source("Wan")), path, chunk=chunk, seed=0, latent=latent, check=False
+            )
+        return path
+
+    return stream
