@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
 
-from converter import model_file, output_files
+from converter import model_file, output_files, provenance
 from converter.choice import FAST, Chooser, cheapest
 from converter.constants import Workshop
 from converter.conv3d import ConstantWeight, Conv3D, Unread, find_conv3d
@@ -36,6 +35,7 @@ from converter.precision import (
     Precision,
     PrecisionReport,
     Scope,
+    check_convolutions,
     lower_precision,
     wanted_opset,
 )
@@ -51,16 +51,13 @@ from converter.surgeon import (
     open_model,
     replace_node,
     unlist_constant_inputs,
-    walk,
 )
 from converter.target import replace_lacking, suit
-from converter.version import VERSION
+from converter.widening import Widened, widen
 
 if TYPE_CHECKING:
     from converter.compare.validate import Validation
 
-NCTHW = "NCTHW"
-METADATA_PREFIX = "convert_vae."
 Notify = Callable[[str], None]
 
 
@@ -115,6 +112,8 @@ def run(source: Path, output: Path | None, options: Options, notify: Notify) -> 
     with clock.phase("plan"):
         prepared = _prepare(model, options)
     notes = [f"left as it was: {e.node}: {e.reason}" for e in prepared.plan.refusals]
+    if prepared.widened.reasons:
+        notes.append(prepared.widened.sentence())
     if prepared.change.blockers:
         if options.opset is not None:
             raise UserError(
@@ -133,7 +132,15 @@ def run(source: Path, output: Path | None, options: Options, notify: Notify) -> 
         _rewrite(prepared, model)
         moved = _lay_out(model) if options.layout and prepared.found else {}
         replaced = replace_lacking(model.proto, model.weights, options.target)
-        _write_metadata(model, prepared, options, digest, moved)
+        provenance.write(
+            model.proto,
+            digest,
+            _told(options),
+            prepared.plan,
+            prepared.precision,
+            prepared.renamed,
+            moved,
+        )
         left = _conv3d_left(model)
     if replaced:
         job = replace(job, notes=(*job.notes, replaced))
@@ -149,7 +156,14 @@ class _Prepared:
     plan: Plan
     change: OpsetChange
     precision: PrecisionReport | None
+    widened: Widened
     before: GraphSummary
+
+    @property
+    def renamed(self) -> Mapping[str, str]:
+        """Name of a lowered or widened node's output -> the name that it had."""
+        lowered = {} if self.precision is None else self.precision.renamed
+        return {**self.widened.renamed, **lowered}
 
 
 def _prepare(model: Model, options: Options) -> _Prepared:
@@ -157,9 +171,10 @@ def _prepare(model: Model, options: Options) -> _Prepared:
     untouched.CopyFrom(model.proto)
     unlist_constant_inputs(model.proto)
     inline_functions_with_conv(model.proto)
+    widened = _widen(model, options)
     opset = options.opset or wanted_opset(options.precision, options.target)
     change = suit(model.proto, options.target, opset)
-    precision = _lower(model, options)
+    precision = _lower(model, options, widened)
     surgery = open_model(model.proto)
     found = find_conv3d(list(surgery.graphs()), model.weights, surgery.opset)
     if not found and options.conv3d_alone:
@@ -169,16 +184,31 @@ def _prepare(model: Model, options: Options) -> _Prepared:
     plan = make_plan(found, options.strategy, options.pins, choose)
     file_bytes = sum(p.stat().st_size for p in (model.path, *model.external_files))
     before = summarize(untouched, len(found), file_bytes)
-    return _Prepared(surgery, found, plan, change, precision, before)
+    return _Prepared(surgery, found, plan, change, precision, widened, before)
 
 
-def _lower(model: Model, options: Options) -> PrecisionReport | None:
+def _widen(model: Model, options: Options) -> Widened:
+    """Before the opset is chosen: what is narrow no more may go to an older one."""
+    surgery = open_model(model.proto)
+    if options.precision != FP32 and options.precision_scope == CONV:
+        check_convolutions(surgery, options.precision, model.path)
+    widened = widen(surgery, options.target, options.opset)
+    close_model(surgery)
+    return widened
+
+
+def _lower(model: Model, options: Options, widened: Widened) -> PrecisionReport | None:
     """Before the rewrites: whatever they make of a Conv3D, its operands are rounded once."""
     if options.precision == FP32:
         return None
     surgery = open_model(model.proto)
     report = lower_precision(
-        surgery, model.weights, options.precision, options.precision_scope, options.target
+        surgery,
+        model.weights,
+        options.precision,
+        options.precision_scope,
+        options.target,
+        leave=widened.renamed,
     )
     close_model(surgery)
     return report
@@ -228,58 +258,17 @@ def _conv3d_left(model: Model) -> int:
     return len(find_conv3d(list(surgery.graphs()), model.weights, surgery.opset))
 
 
-def _write_metadata(
-    model: Model, prepared: _Prepared, options: Options, digest: str, moved: Mapping[str, View]
-) -> None:
-    """Provenance (design contract 4): tool, options, plan, input digest, where each output is."""
-    entries = {
-        "version": VERSION,
-        "options": json.dumps(
-            {
-                "strategy": options.strategy,
-                "pins": dict(options.pins),
-                "opset": options.opset,
-                "layout": options.layout,
-                "target": options.target,
-                "precision": options.precision,
-                "precision_scope": options.precision_scope,
-            }
-        ),
-        "plan": json.dumps(prepared.plan.to_json()),
-        "input_sha256": digest,
-        "outputs": json.dumps(_outputs(model, prepared, moved)),
+def _told(options: Options) -> dict[str, object]:
+    """The options that a file made by them tells of."""
+    return {
+        "strategy": options.strategy,
+        "pins": dict(options.pins),
+        "opset": options.opset,
+        "layout": options.layout,
+        "target": options.target,
+        "precision": options.precision,
+        "precision_scope": options.precision_scope,
     }
-    if prepared.precision is not None:
-        entries["precision"] = json.dumps(prepared.precision.to_json())
-    kept = [p for p in model.proto.metadata_props if not p.key.startswith(METADATA_PREFIX)]
-    del model.proto.metadata_props[:]
-    model.proto.metadata_props.extend(kept)
-    for key, value in entries.items():
-        model.proto.metadata_props.add(key=METADATA_PREFIX + key, value=value)
-
-
-def _outputs(
-    model: Model, prepared: _Prepared, moved: Mapping[str, View]
-) -> dict[str, dict[str, str]]:
-    """Where each original Conv3D output is now; a lowered one, before it was cast back if no node
-    reads it otherwise.
-    """
-    made = {name for node in walk(model.proto.graph.node) for name in node.output}
-    renamed = {} if prepared.precision is None else prepared.precision.renamed
-    found = {}
-    for entry in prepared.plan.entries:
-        name = renamed.get(entry.output, entry.output)
-        there = name if name in made or name in moved else entry.output
-        found[name] = _whereabouts(there, moved.get(there))
-    return found
-
-
-def _whereabouts(output: str, view: View | None) -> dict[str, str]:
-    """Which tensor holds a Conv3D's output now, and what its axes are."""
-    if view is None:
-        return {"tensor": output, "layout": NCTHW}
-    layout = "".join(NCTHW[view.axis_of(a)] for a in range(view.source_rank))
-    return {"tensor": view.source.name, "layout": layout}
 
 
 @dataclass
@@ -335,13 +324,18 @@ def _write_unchanged(job: _Job, model: Model) -> ConvertResult:
 def _write(job: _Job, model: Model, conv3d_left: int) -> ConvertResult:
     assert job.output is not None
     options = job.options
+    placement = None if options.target == GENERIC else place(model.proto, options.target)
+    if placement is not None and placement.obstacle:
+        raise UserError(
+            f"{job.source} cannot be made for the target {options.target}: {placement.obstacle}; "
+            "name another --target, or none."
+        )
     external = model_file.wants_external(model, options.external_data)
     with output_files.pending_output(job.output, job.source) as pending:
         with job.clock.phase("save"):
             pending.write(model, external)
             model_file.check(model.proto, "the converted graph")
             after = summarize(model.proto, conv3d_left, pending.file_bytes())
-        placement = None if options.target == GENERIC else place(model.proto, options.target)
         validation = None
         if options.validate:
             with job.clock.phase("validate"):

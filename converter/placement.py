@@ -104,6 +104,12 @@ class Placement:
         return not self.fallbacks and not self.problems
 
     @property
+    def obstacle(self) -> str:
+        """Why a session cannot be made at all, in words, or empty."""
+        fatal = [f"{f.node}: {f.reason}" for f in self.fallbacks if f.fatal]
+        return next(iter((*self.problems, *fatal)), "")
+
+    @property
     def nodes(self) -> int:
         """All nodes, those of nested graphs included."""
         return len(self.placed) + len(self.constants) + len(self.shape_work) + len(self.fallbacks)

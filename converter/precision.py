@@ -10,8 +10,9 @@ Source of the semantics: SGLang's pull request 22971, and PyTorch's `Module.to(t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,8 +20,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from converter.constants import Workshop, constant_values, is_constant
-from converter.kernels import GENERIC, Target, Use, kernels_of, names
+from converter.errors import UserError
+from converter.kernels import GENERIC, Target, kernels_of, names
 from converter.lowering import NATIVE, ROUNDED, Form, lower, main_tensors
+from converter.native import BF16_CONV_OPSET, takes, why_not_native
 from converter.surgeon import Surgery
 from converter.weights import WeightTable
 
@@ -33,7 +36,11 @@ CONV: Scope = "conv"
 
 NARROW = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
 ELEMENT = {"fp16": "float16", "bf16": "bfloat16"}
-BF16_CONV_OPSET = 22
+NARROW_DTYPE: dict[Precision, object] = {
+    "fp16": np.dtype(np.float16),
+    "bf16": onnx.TensorProto.BFLOAT16,
+}
+"""What graph-surgeon calls a tensor's type."""
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 
@@ -79,6 +86,8 @@ class PrecisionReport:
 
     def sentence(self) -> str:
         """What was done, in one line."""
+        if not self.renamed:
+            return f"{self.precision}: nothing was lowered: {self.why}"
         nodes = "1 node" if self.lowered == 1 else f"{self.lowered} nodes"
         return f"{self.precision}: {nodes}, {self.form} form: {self.why}"
 
@@ -98,12 +107,34 @@ def wanted_opset(precision: Precision, target: Target) -> int | None:
     """The opset that a target needs to compute in a precision, or None if any will do."""
     if precision != "bf16" or target == GENERIC:
         return None
-    takes = all(_takes(target, op, BF16_CONV_OPSET, "bfloat16") for op in ("Conv", "Pad"))
-    return BF16_CONV_OPSET if takes else None
+    able = all(takes(target, op, BF16_CONV_OPSET, "bfloat16") for op in ("Conv", "Pad"))
+    return BF16_CONV_OPSET if able else None
+
+
+def check_convolutions(surgery: Surgery, precision: Precision, path: Path) -> None:
+    """Raise `UserError` for a graph whose convolutions all have another type than fp32 or that
+    of `precision`: nothing here is lowered from any type but fp32.
+    """
+    types = {
+        _type_name(node.outputs[0].dtype)
+        for graph in surgery.graphs()
+        for node in graph.nodes
+        if node.op in CONVOLUTIONS
+    }
+    if types and not types & {"float32", ELEMENT[precision], ""}:
+        raise UserError(
+            f"--precision {precision} starts from fp32, and the convolutions of {path} are in "
+            f"{' and '.join(sorted(types))}; leave --precision out."
+        )
 
 
 def lower_precision(
-    surgery: Surgery, weights: WeightTable, precision: Precision, scope: Scope, target: Target
+    surgery: Surgery,
+    weights: WeightTable,
+    precision: Precision,
+    scope: Scope,
+    target: Target,
+    leave: Collection[str] = (),
 ) -> PrecisionReport:
     """Lower an open model in place.
 
@@ -114,14 +145,15 @@ def lower_precision(
         scope: `conv` for convolutions alone; `all` for all but norms, softmax and what would
             not fit.
         target: Decides the form; `generic` gets one that every provider runs.
+        leave: Names of the first outputs of nodes that hold narrow values already.
     """
-    decision = _Decision(surgery, weights, precision, scope, target)
+    decision = _Decision(surgery, weights, precision, scope, target, leave)
     renamed = lower(surgery, Workshop(surgery, weights), NARROW[precision], decision.form)
     forms = sorted(set(decision.forms.values()))
     return PrecisionReport(
         precision,
         scope,
-        " and ".join(forms) or "no",
+        " and ".join(forms) or "none",
         decision.why(),
         decision.kept,
         renamed,
@@ -138,7 +170,9 @@ class _Decision:
         precision: Precision,
         scope: Scope,
         target: Target,
+        leave: Collection[str],
     ) -> None:
+        self._leave = leave
         self._weights = weights
         self._precision = precision
         self._target = target
@@ -153,6 +187,7 @@ class _Decision:
             if asked and self._can(node):
                 self.forms[id(node)] = self._form_of(node)
         self._take_pads(nodes)
+        self._nothing = _why_nothing(nodes, leave)
         self._alive = nodes  # Identities must not be used again while they are keys.
 
     def form(self, node: gs.Node) -> Form | None:
@@ -161,6 +196,8 @@ class _Decision:
 
     def why(self) -> str:
         """Why these forms were chosen."""
+        if not self.forms:
+            return self._nothing
         if self._lacking:
             return self._lacking
         if self._precision == "bf16" and self._target == GENERIC:
@@ -170,6 +207,8 @@ class _Decision:
         return f"{kernels_of(self._target).provider} takes it at opset {self._opset}"
 
     def _can(self, node: gs.Node) -> bool:
+        if node.outputs[0].name in self._leave:
+            return False
         if node.op in NEVER or any(isinstance(v, gs.Graph) for v in node.attrs.values()):
             return False
         found = main_tensors(node, self._opset)
@@ -205,7 +244,7 @@ class _Decision:
         if self._precision == "bf16" and self._target == GENERIC:
             return ROUNDED
         element = ELEMENT[self._precision]
-        reason = _why_not_native(node, self._opset, element, self._target)
+        reason = why_not_native(node, self._opset, element, self._target)
         self._lacking = self._lacking or reason
         return ROUNDED if reason else NATIVE
 
@@ -222,40 +261,21 @@ class _Decision:
                 self.forms[id(node)] = form
 
 
-def _why_not_native(node: gs.Node, opset: int, element: str, target: Target) -> str:
-    """Why a node cannot be computed in a type where the graph is meant to run, or empty."""
-    opsets = (opset, BF16_CONV_OPSET)
-    if target != GENERIC and not any(_takes(target, node.op, o, element) for o in opsets):
-        return f"{kernels_of(target).provider} has no {element} {node.op}"
-    if node.op == "Sigmoid" and element == "bfloat16" and _fuses_quick_gelu(target):
-        return "onnxruntime would fuse Sigmoid and Mul into a QuickGelu that has no bfloat16 kernel"
-    found = main_tensors(node, opset)
-    assert found is not None
-    schema = found[2]
-    parameter = schema.outputs[0].type_str
-    allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}[parameter]
-    if f"tensor({element})" not in allowed:
-        return f"ONNX has no {element} {node.op} at opset {opset}"
-    if target != GENERIC and not _takes(target, node.op, opset, element):
-        return f"{kernels_of(target).provider} has no {element} {node.op} at opset {opset}"
-    return ""
+def _why_nothing(nodes: list[gs.Node], leave: Collection[str]) -> str:
+    """What to say of a graph of which nothing was lowered."""
+    found = [node.outputs[0] for node in nodes if node.op in CONVOLUTIONS]
+    if not found:
+        return "there is no convolution"
+    if all(y.name in leave or y.dtype in NARROW_DTYPE.values() for y in found):
+        return "the convolutions are in half precision already"
+    return "no convolution can be"
 
 
-def _fuses_quick_gelu(target: Target) -> bool:
-    """Whether a bf16 Sigmoid and Mul would end in a kernel that the target lacks."""
-    if target == GENERIC:
-        return True
-    types = {"T": frozenset({"bfloat16"})}
-    return kernels_of(target).missing(Use("QuickGelu", "com.microsoft", 1, types)) is not None
-
-
-def _takes(target: Target, op: str, opset: int, element: str) -> bool:
-    schema = onnx.defs.get_schema(op, opset, "")
-    parameter = schema.outputs[0].type_str
-    names = {parameter}
-    names |= {p.name for p in (*schema.inputs, *schema.outputs) if p.type_str == parameter}
-    types = dict.fromkeys(names, frozenset({element}))
-    return kernels_of(target).missing(Use(op, "", schema.since_version, types)) is None
+def _type_name(dtype: Any) -> str:
+    """ONNX's name of a tensor's type, with fp32 as float32; empty if it is not known."""
+    if dtype is None:
+        return ""
+    return "bfloat16" if dtype == onnx.TensorProto.BFLOAT16 else str(np.dtype(dtype))
 
 
 def _wide_nodes(nodes: list[gs.Node]) -> set[int]:

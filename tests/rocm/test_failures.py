@@ -5,6 +5,7 @@ Each is brought about with the real package and stand-ins for the GPU's librarie
 
 import json
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -135,6 +136,33 @@ def test_a_bfloat16_conv_is_answered_and_avoided(rocm, tmp_path):
     convert(source, tmp_path / "bf16.onnx", target="rocm", precision="bf16", validate=False)
     found = make_session(rocm, tmp_path / "bf16.onnx", "rocm", strict=True)
     assert "CPU" not in found["description"]
+
+
+def test_a_graph_in_bfloat16_runs_on_rocm_between_casts(rocm, tmp_path):
+    bf16 = TensorProto.BFLOAT16
+    w = draw((4, 4, 3, 3, 3)).astype(helper.tensor_dtype_to_np_dtype(bf16))
+    nodes = [
+        N("Pad", ["x", "pads"], ["p"], name="pad", mode="reflect"),
+        N("Conv", ["p", "w"], ["c"], name="conv", pads=[1] * 6),
+        N("Sigmoid", ["c"], ["s"], name="sigmoid"),
+        N("Mul", ["c", "s"], ["y"], name="mul"),
+    ]
+    pads = np.array([0, 0, 1, 0, 0, 0, 0, 1, 0, 0], np.int64)
+    dims = [1, 4, 3, 6, 8]
+    graph = model(
+        nodes,
+        [value("x", dims, bf16)],
+        [value("y", [None] * 5, bf16)],
+        [from_array(w, "w"), from_array(pads, "pads")],
+        opset=22,
+    )
+    source = save(graph, tmp_path / "m.onnx")
+    out = tmp_path / "out.onnx"
+    assert "not_supported" in make_session(rocm, source, "rocm")
+    result = convert(source, out, target="rocm", validate=False)
+    assert result.placement.complete
+    [found] = ask(rocm, [out], optimize=True, strict=True)
+    assert (found.get("error"), found["elsewhere"]) == (None, [])
 
 
 def silu(path):
