@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from converter import origin
 from converter.errors import UserError
 from converter.export_graph import OPSETS
 from converter.model_file import Model
@@ -100,8 +102,9 @@ def add_notes(model: Model, source: str, opened: Opened) -> None:
         "scale": geometry.rule(),
     }
     for key, value in notes.items():
-        entry = model.proto.metadata_props.add()
-        entry.key, entry.value = METADATA_PREFIX + key, value
+        model.proto.metadata_props.add(key=METADATA_PREFIX + key, value=value)
+    text = json.dumps(opened.origin.to_json())
+    model.proto.metadata_props.add(key=origin.KEY, value=text)
 
 
 def count_conv3d(model: Model) -> int:

@@ -39,6 +39,7 @@ from converter.session import SessionSettings
 
 if TYPE_CHECKING:
     from models.base import Decoder, Shape, Stream
+    from models.source import Opened
 
 TRACED_SIZE = (6, 10)
 """H, W that dynamic graphs are traced with; they are checked at others, too."""
@@ -173,7 +174,7 @@ def export_stream(
         for model in graphs.values():
             add_notes(model, source, opened)
         with clock.phase("write"):
-            spec = _spec(opened.family.name, decoder, stream, shape, dynamic)
+            spec = _spec(opened, stream, shape, dynamic)
             written_manifest = pending.write(graphs, spec)
             sizes = {r: written_manifest.path(r).stat().st_size for r in written_manifest.files}
         checked: tuple[Shape, ...] = ()
@@ -249,10 +250,10 @@ def _trace(stream: Stream, shape: Shape, dynamic: bool, opset: int) -> dict[str,
     }
 
 
-def _spec(family: str, decoder: Decoder, stream: Stream, shape: Shape, dynamic: bool) -> StreamSpec:
-    geometry = decoder.geometry
+def _spec(opened: Opened, stream: Stream, shape: Shape, dynamic: bool) -> StreamSpec:
+    geometry = opened.decoder.geometry
     return StreamSpec(
-        family=family,
+        family=opened.family.name,
         chunk=stream.chunk,
         latent=(*shape[:3], None, None) if dynamic else shape,
         video_channels=geometry.video_channels,
@@ -270,4 +271,5 @@ def _spec(family: str, decoder: Decoder, stream: Stream, shape: Shape, dynamic: 
         ),
         latent_name=INPUT,
         video_name=OUTPUT,
+        origin=opened.origin,
     )

@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from converter import origin
 from converter.errors import UserError
+from converter.origin import Origin
 
 FORMAT = "convert-vae stream"
-VERSION = 1
+VERSION = 2
 SUFFIX = ".json"
 FIRST, NEXT, DATA = "first", "next", "data"
 ROLES = (FIRST, NEXT, DATA)
@@ -53,6 +55,7 @@ class StreamSpec:
             (H * space) x (W * space).
         caches: In the order of the graphs' inputs and outputs.
         latent_name, video_name: Of the other input and output.
+        origin: The decoder that the graphs were made of; None for graphs of another tool.
     """
 
     family: str
@@ -64,6 +67,7 @@ class StreamSpec:
     caches: tuple[CacheEntry, ...]
     latent_name: str = "latent"
     video_name: str = "video"
+    origin: Origin | None = None
 
     def inputs(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the inputs of `next` for a latent of height x width."""
@@ -103,6 +107,7 @@ class Manifest:
             "format": FORMAT,
             "version": VERSION,
             **asdict(self.spec),
+            "origin": self.spec.origin and self.spec.origin.to_json(),
             "files": {role: asdict(self.files[role]) for role in ROLES},
         }
         return json.dumps(data, indent=2) + "\n"
@@ -167,14 +172,14 @@ def _parse(path: Path) -> Manifest:
             f"the manifest {path} has version {data.get('version')}; this program reads {VERSION}."
         )
     try:
-        return Manifest(path.parent, _spec(data), _files(data["files"]))
+        return Manifest(path.parent, _spec(data, path), _files(data["files"]))
     except KeyError as error:
         raise UserError(f"the manifest {path} lacks {error}.") from error
     except (TypeError, ValueError) as error:
         raise UserError(f"the manifest {path} is damaged: {error}.") from error
 
 
-def _spec(data: Mapping[str, Any]) -> StreamSpec:
+def _spec(data: Mapping[str, Any], path: Path) -> StreamSpec:
     caches = tuple(
         CacheEntry(
             input=_text(entry, "input"),
@@ -201,6 +206,7 @@ def _spec(data: Mapping[str, Any]) -> StreamSpec:
         caches=caches,
         latent_name=_text(data, "latent_name"),
         video_name=_text(data, "video_name"),
+        origin=data["origin"] and origin.from_json(data["origin"], f"the manifest {path}"),
     )
 
 

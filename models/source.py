@@ -14,10 +14,12 @@ import torch
 from torch import nn
 
 from converter.errors import UserError
+from converter.origin import Origin
 from models.allegro import ALLEGRO
 from models.base import Decoder, Family
 from models.cogvideox import COGVIDEOX
 from models.cosmos import COSMOS
+from models.describe import describe
 from models.hunyuan_video import HUNYUAN_VIDEO
 from models.hunyuan_video_15 import HUNYUAN_VIDEO_15
 from models.ltx2_video import LTX2_VIDEO
@@ -57,6 +59,7 @@ class Opened:
     family: Family
     decoder: Decoder
     seed: int | None
+    origin: Origin
 
 
 def open_source(source: str, seed: int | None) -> Opened:
@@ -106,7 +109,7 @@ def _open_folder(folder: Path, seed: int | None) -> Opened:
     vae = family.upstream.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
     )
-    return Opened(family, family.wrap(vae), None)
+    return _opened(family, vae, None)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -190,7 +193,12 @@ def _seeded(family: Family, config: Mapping[str, Any], seed: int, what: str) -> 
                 weight.add_(torch.randn_like(weight) * CONSTANT_SPREAD)
         for weight in vae.get_submodule(family.last_layer).parameters():
             weight.mul_(LAST_LAYER_GAIN)
-    return Opened(family, family.wrap(vae), seed)
+    return _opened(family, vae, seed)
+
+
+def _opened(family: Family, vae: nn.Module, seed: int | None) -> Opened:
+    decoder = family.wrap(vae)
+    return Opened(family, decoder, seed, describe(vae, decoder.geometry))
 
 
 def _build(family: Family, config: Mapping[str, Any], what: str) -> nn.Module:

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
+from converter import convert, model_file, origin
 from converter import export as module
-from converter import model_file
 from converter.errors import UserError
 from converter.export import export
 from converter.session import CPU_ID, Session
@@ -104,6 +104,18 @@ def test_the_file_says_where_it_comes_from(static):
     assert notes["export_vae.source"] == "small"
     assert notes["export_vae.weights"] == "read"
     assert notes["export_vae.scale"] == "T' = (T - 1) * 4 + 1, H' = H * 4, W' = W * 4"
+    made = origin.of_metadata(onnx.load(static.output).metadata_props, "")
+    assert made is not None
+    assert (made.class_name, made.config["base_dim"]) == ("AutoencoderKLWan", 4)
+
+
+def test_a_conversion_keeps_the_origin(static, tmp_path):
+    convert(static.output, tmp_path / "c.onnx", validate=False)
+    before, after = (
+        origin.of_metadata(onnx.load(path).metadata_props, "")
+        for path in (static.output, tmp_path / "c.onnx")
+    )
+    assert before == after is not None
 
 
 def test_the_result_is_json(static):

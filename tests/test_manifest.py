@@ -80,8 +80,8 @@ def test_a_file_that_was_changed(path, role):
         (b"\xff", "is not JSON"),
         (b"[]", "is not a manifest that export-vae --stream wrote"),
         (b"{}", "is not a manifest that export-vae --stream wrote"),
-        (b'{"format": "convert-vae stream", "version": 2}', "has version 2; this program reads 1"),
-        (b'{"format": "convert-vae stream", "version": 1}', "lacks 'caches'"),
+        (b'{"format": "convert-vae stream", "version": 1}', "has version 1; this program reads 2"),
+        (b'{"format": "convert-vae stream", "version": 2}', "lacks 'caches'"),
     ],
 )
 def test_what_is_no_manifest(tmp_path, content, complaint):
