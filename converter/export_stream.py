@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter import stream_files
+from converter import runtime, stream_files
 from converter.errors import UserError
 from converter.export_common import (
     CHECK_PROVIDER,
@@ -34,7 +34,6 @@ from converter.manifest import FIRST, NEXT, CacheEntry, StreamSpec
 from converter.model_file import Model
 from converter.providers import choose
 from converter.result import GraphSummary, summarize
-from converter.runtime.stream import StreamDecoder
 from converter.session import SessionSettings
 
 if TYPE_CHECKING:
@@ -184,8 +183,8 @@ def export_stream(
             places = (shape[3:], UNSEEN_SIZE) if dynamic else (shape[3:],)
             checked = tuple((shape[0], shape[1], frames, h, w) for h, w in places)
             with clock.phase("check"), memory_errors():
-                runtime = StreamDecoder(pending.manifest_path, provider, settings)
-                error = max_abs_error(decoder, runtime.decode, checked)
+                made = runtime.Decoder(pending.manifest_path, provider, settings)
+                error = max_abs_error(decoder, made.decode, checked)
         written = error is None or error <= tolerance
         if written:
             pending.commit()

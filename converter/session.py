@@ -164,6 +164,11 @@ class Session:
         """An `OrtValue`, on whichever device, as an array."""
         return _from_value(value)
 
+    @staticmethod
+    def dlpack(value: Any) -> Any:
+        """An `OrtValue` as an object that offers DLPack, on its device and without a copy."""
+        return value._get_c_value()
+
     def _cannot_load(self) -> str:
         return f"{self._label} cannot be loaded by onnxruntime on {self.provider_id}"
 

@@ -11,7 +11,7 @@ from converter.cli import convert_vae
 from converter.convert import Options
 from converter.errors import UserError
 from converter.manifest import read
-from converter.runtime.stream import StreamDecoder
+from converter.runtime import Decoder
 from tests import stream_graphs
 from tests.small_models import files
 
@@ -27,7 +27,7 @@ def convert(source, output, **options):
 
 def assert_decodes(path, tolerance=1e-5):
     z = stream_graphs.latent(5)
-    video = StreamDecoder(path, "cpu").decode(z)
+    video = Decoder(path, "cpu").decode(z)
     np.testing.assert_allclose(video, stream_graphs.decode(z), rtol=0, atol=tolerance)
 
 
@@ -82,7 +82,7 @@ def test_graphs_of_any_size_are_validated_and_stay_so(tmp_path, monkeypatch):
     assert convert(source, tmp_path / "c.json").equal
     assert fed[3] == {"latent": (1, 8, 2, 8, 8)}
     z = stream_graphs.latent(3, 6, 3)
-    video = StreamDecoder(tmp_path / "b.json", "cpu").decode(z)
+    video = Decoder(tmp_path / "b.json", "cpu").decode(z)
     np.testing.assert_allclose(video, stream_graphs.decode(z), rtol=0, atol=5e-5)
 
 

@@ -5,12 +5,11 @@ import numpy as np
 import onnx
 import pytest
 
-from converter import convert_stream
+from converter import convert_stream, runtime
 from converter.convert import Options
 from converter.errors import UserError
 from converter.export_stream import export_stream
 from converter.manifest import read
-from converter.runtime.stream import StreamDecoder
 from models.base import Decoder
 from models.wan import WanDecoder
 from tests.small_decoders import WAN_2_1, decode, latent, wan
@@ -48,7 +47,7 @@ def assert_equal_to_upstream(vae, path, *shape, tolerance=TOLERANCE):
     z = latent(*shape, seed=7)
     expected = decode(vae, z).numpy()
     assert expected.std() > 0.05
-    video = StreamDecoder(path, "cpu").decode(z.numpy())
+    video = runtime.Decoder(path, "cpu").decode(z.numpy())
     np.testing.assert_allclose(video, expected, rtol=0, atol=tolerance)
 
 

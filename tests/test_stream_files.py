@@ -8,7 +8,7 @@ import pytest
 from converter import stream_files
 from converter.errors import UserError
 from converter.manifest import read
-from converter.runtime.stream import StreamDecoder
+from converter.runtime import Decoder
 from tests import stream_graphs
 from tests.small_models import files
 
@@ -17,9 +17,9 @@ NEW = ["a.data", "a.first.onnx", "a.json", "a.next.onnx"]
 
 def decodes(path, chunk):
     z = stream_graphs.latent(chunk + 1)
-    video = StreamDecoder(path, "cpu").decode(z)
+    video = Decoder(path, "cpu").decode(z)
     np.testing.assert_allclose(video, stream_graphs.decode(z), rtol=0, atol=1e-5)
-    return StreamDecoder(path, "cpu").spec.chunk == chunk
+    return Decoder(path, "cpu").chunk == chunk
 
 
 def test_four_files_and_the_weights_once(tmp_path):
