@@ -1,0 +1,1 @@
+"""Graphs and streams behind the Open Inference Protocol, over HTTP and gRPC."""

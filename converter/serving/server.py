@@ -1,0 +1,126 @@
+"""The models that are served, each with its worker: what HTTP and gRPC have in common."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+
+from converter.errors import UserError
+from converter.serving.errors import RequestError, Status, invalid
+from converter.serving.inference import InferenceRequest, check_output_size, check_size
+from converter.serving.limits import Limits
+from converter.serving.metrics import Metrics
+from converter.serving.model import VERSION, Results, ServedModel
+from converter.serving.worker import Worker
+
+log = logging.getLogger("converter.serving")
+
+NAME = "convert-vae"
+EXTENSIONS = (
+    "binary_tensor_data",
+    "model_configuration",
+    "model_repository",
+    "statistics",
+)
+
+
+class Server:
+    """Models by name.
+
+    Args:
+        models: At least one, with different names.
+        limits: Of every request.
+
+    Attributes:
+        ready: Whether new requests are taken.
+    """
+
+    def __init__(self, models: Sequence[ServedModel], limits: Limits) -> None:
+        names = [model.name for model in models]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise UserError(f"two models are called {min(twice)}: give each another --name.")
+        self.models = {model.name: model for model in models}
+        self.limits = limits
+        self.workers: Mapping[str, Worker[Results]] = {name: Worker(limits.queue) for name in names}
+        self.metrics = Metrics(self.workers)  # type: ignore[arg-type]
+        self.ready = True
+
+    def model(self, name: str, version: str = "") -> ServedModel:
+        """The model that a client asks for; raises `RequestError` if there is none."""
+        if name not in self.models:
+            raise RequestError(Status.NOT_FOUND, f"there is no model {name!r} here")
+        if version not in ("", VERSION):
+            raise RequestError(
+                Status.NOT_FOUND, f"{name} has no version {version!r}, only {VERSION!r}"
+            )
+        return self.models[name]
+
+    async def infer(
+        self, model: ServedModel, request: InferenceRequest, protocol: str, most: int | None = None
+    ) -> AsyncIterator[Results]:
+        """The results of a request, one for each chunk of a stream; counted and logged.
+
+        `most` are the bytes that one result can have, where the protocol has such a limit.
+
+        Raises:
+            RequestError: the outputs would be too large, the queue is full, the time is up, or the
+                values do not fit.
+        """
+        started = time.perf_counter()
+        code, frames, size = 499, 0, 0
+        try:
+            shapes = {name: array.shape for name, array in request.inputs.items()}
+            check_output_size(model, shapes, request.outputs, self.limits.response)
+            worker = self.workers[model.name]
+            jobs = worker.results(lambda: _run(model, request), self.limits.timeout)
+            async with aclosing(jobs) as results:  # type: ignore[type-var]
+                async for result in results:
+                    part = sum(result[name].nbytes for name in request.outputs)
+                    size += part
+                    check_size(size, self.limits.response)
+                    check_size(part, self.limits.response if most is None else most)
+                    frames += _frames(result)
+                    yield result
+            code = 200
+            self.metrics.decoded(model.name, time.perf_counter() - started, frames)
+        except RequestError as error:
+            code = error.status.value
+            raise
+        except UserError as error:
+            code = Status.INVALID.value
+            raise invalid(str(error).rstrip(".")) from error
+        except Exception as error:
+            code = Status.INTERNAL.value
+            log.exception("a request failed", extra={"model": model.name, "request": request.id})
+            raise RequestError(Status.INTERNAL, "the model failed; the log says why") from error
+        finally:
+            self.metrics.count(model.name, protocol, code)
+            log.info(
+                "request",
+                extra={
+                    "model": model.name,
+                    "request": request.id,
+                    "protocol": protocol,
+                    "code": code,
+                    "seconds": round(time.perf_counter() - started, 4),
+                    "frames": frames,
+                },
+            )
+
+    async def close(self) -> None:
+        """Take no more requests, and finish those that were taken."""
+        self.ready = False
+        for worker in self.workers.values():
+            await worker.close()
+
+
+def _run(model: ServedModel, request: InferenceRequest) -> Iterator[Results]:
+    return model.run(request.inputs)
+
+
+def _frames(result: Results) -> int:
+    """Frames of the first output that is a video (N, C, T, H, W); 0 where none is."""
+    return next((array.shape[2] for array in result.values() if array.ndim == 5), 0)

@@ -1,0 +1,148 @@
+"""One thread that computes, and a bounded queue before it.
+
+The event loop never computes: it hands a job over and takes the results as they come, so that
+health and metrics answer at once whatever the thread is at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from converter.serving.errors import RequestError, Status
+from converter.serving.statistics import Statistics
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _End:
+    """After the last result: nothing, or what went wrong."""
+
+    error: BaseException | None = None
+
+
+class Worker(Generic[T]):
+    """Runs jobs one after the other; all methods belong to the event loop's thread.
+
+    Args:
+        limit: Jobs that may wait while one runs.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.statistics = Statistics()
+        self.waiting = 0
+        self.running = 0
+        self._limit = limit
+        self._closed = False
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="decode")
+
+    async def results(
+        self, job: Callable[[], Iterator[T]], timeout: float | None = None
+    ) -> AsyncIterator[T]:
+        """What the job's iterator yields, each as soon as it is there.
+
+        The iterator is at most one result ahead of the caller. A caller that closes this generator
+        early stops it at its next result; a job that has not begun by then never runs.
+
+        Args:
+            job: Makes the iterator; both run in the worker's thread.
+            timeout: Seconds to wait for each result, the time in the queue included.
+
+        Raises:
+            RequestError: the queue is full, the server is stopping, or the time is up.
+        """
+        if self._closed:
+            raise RequestError(Status.STOPPING, "the server is stopping")
+        if self.waiting + self.running > self._limit:
+            self.statistics.rejected += 1
+            raise RequestError(
+                Status.FULL,
+                f"one request runs and {self._limit} wait, which is the limit",
+                self._retry_after(),
+            )
+        run = _Run(job, asyncio.get_running_loop(), self)
+        self.waiting += 1
+        future = self._pool.submit(run.work)
+        done = False
+        try:
+            while True:
+                try:
+                    result = await asyncio.wait_for(run.results.get(), timeout)
+                except asyncio.TimeoutError as error:
+                    raise RequestError(
+                        Status.TIMEOUT, f"no result within {timeout:g} seconds"
+                    ) from error
+                if isinstance(result, _End):
+                    if result.error is not None:
+                        raise result.error
+                    done = True
+                    return
+                yield result
+        finally:
+            if future.cancel():
+                self.waiting -= 1
+            run.abandon()
+            now = time.perf_counter_ns()
+            if done:
+                self.statistics.done(run.arrived, run.begun, now)
+            else:
+                self.statistics.fail.add(now - run.arrived)
+
+    async def close(self) -> None:
+        """Take no more jobs, and wait for those that were taken."""
+        self._closed = True
+        await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)
+
+    def _retry_after(self) -> int:
+        """Seconds after which there is probably room in the queue."""
+        compute = self.statistics.compute
+        return max(1, round(compute.ns / compute.count / 1e9)) if compute.count else 1
+
+
+class _Run(Generic[T]):
+    """One job on its way through the thread."""
+
+    def __init__(
+        self, job: Callable[[], Iterator[T]], loop: asyncio.AbstractEventLoop, worker: Worker[T]
+    ) -> None:
+        self.results: asyncio.Queue[T | _End] = asyncio.Queue(1)
+        self.arrived = self.begun = time.perf_counter_ns()
+        self._job = job
+        self._loop = loop
+        self._worker = worker
+        self._abandoned = threading.Event()
+
+    def work(self) -> None:
+        """In the thread: compute, and wait for room before the next result."""
+        self.begun = time.perf_counter_ns()
+        self._loop.call_soon_threadsafe(self._count, -1, 1)
+        try:
+            for result in self._job():
+                if self._abandoned.is_set():
+                    return
+                self._put(result)
+            self._put(_End())
+        except BaseException as error:
+            self._put(_End(error))
+        finally:
+            self._loop.call_soon_threadsafe(self._count, 0, -1)
+
+    def abandon(self) -> None:
+        """In the loop: nobody waits for results any more."""
+        self._abandoned.set()
+        while not self.results.empty():
+            self.results.get_nowait()
+
+    def _put(self, result: T | _End) -> None:
+        if not self._abandoned.is_set():
+            asyncio.run_coroutine_threadsafe(self.results.put(result), self._loop).result()
+
+    def _count(self, waiting: int, running: int) -> None:
+        self._worker.waiting += waiting
+        self._worker.running += running
