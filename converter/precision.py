@@ -22,7 +22,7 @@ import onnx_graphsurgeon as gs
 from converter.constants import Workshop, constant_values, is_constant
 from converter.errors import UserError
 from converter.kernels import GENERIC, Target, kernels_of, names
-from converter.lowering import NATIVE, ROUNDED, Form, lower, main_tensors
+from converter.lowering import NATIVE, ROUNDED, Form, keeps_values, lower, main_tensors
 from converter.native import BF16_CONV_OPSET, takes, why_not_native
 from converter.surgeon import Surgery
 from converter.weights import WeightTable
@@ -186,7 +186,7 @@ class _Decision:
             asked = node.op in CONVOLUTIONS if scope == CONV else id(node) not in wide
             if asked and self._can(node):
                 self.forms[id(node)] = self._form_of(node)
-        self._take_pads(nodes)
+        self._take_movers(nodes)
         self._nothing = _why_nothing(nodes, leave)
         self._alive = nodes  # Identities must not be used again while they are keys.
 
@@ -243,22 +243,30 @@ class _Decision:
         """Native where the schema allows the type and the target has the kernel."""
         if self._precision == "bf16" and self._target == GENERIC:
             return ROUNDED
-        element = ELEMENT[self._precision]
-        reason = why_not_native(node, self._opset, element, self._target)
+        reason = self._lacks(node)
         self._lacking = self._lacking or reason
         return ROUNDED if reason else NATIVE
 
-    def _take_pads(self, nodes: list[gs.Node]) -> None:
-        """Round in front of a Pad that feeds only lowered Convs, which may then absorb it."""
+    def _take_movers(self, nodes: list[gs.Node]) -> None:
+        """Round in front of a Pad or a Resize that feeds only lowered Convs.
+
+        The Convs may then absorb the Pad, or become phase convolutions with the Resize.
+        """
         for node in nodes:
-            if node.op != "Pad" or id(node) in self.forms or not self._can(node):
+            moves = node.op == "Pad" or (node.op == "Resize" and keeps_values(node))
+            if not moves or id(node) in self.forms or not self._can(node):
                 continue
             readers = node.outputs[0].outputs
             forms = {self.forms.get(id(reader)) for reader in readers}
             if all(r.op == "Conv" for r in readers) and len(forms) == 1 and None not in forms:
                 form = forms.pop()
                 assert form is not None
-                self.forms[id(node)] = form
+                if form == ROUNDED or not self._lacks(node):
+                    self.forms[id(node)] = form
+
+    def _lacks(self, node: gs.Node) -> str:
+        element = ELEMENT[self._precision]
+        return why_not_native(node, self._opset, element, self._target)
 
 
 def _why_nothing(nodes: list[gs.Node], leave: Collection[str]) -> str:

@@ -264,6 +264,74 @@ def test_a_pad_is_still_absorbed(tmp_path):
         assert "pad" not in {n.name for n in narrow.graph.node}
 
 
+def upsampling(mode="nearest"):
+    """x (1, 8, 1, 6, 7) -> Conv3D -> its frame -> Resize by 2 -> Conv 3x3 -> y, as in decoders."""
+    nodes = [
+        N("Conv", ["x", "w3"], ["h"], name="first", pads=[1] * 6),
+        N("Squeeze", ["h", "time"], ["frame"], name="frame"),
+        N("Resize", ["frame", "", "scales"], ["large"], name="resize", mode=mode),
+        N("Conv", ["large", "w", "b"], ["y"], name="conv", pads=[1] * 4),
+    ]
+    values = {
+        "w3": draw((8, 8, 3, 3, 3), 1) / 8,
+        "w": draw((6, 8, 3, 3), 2) / 8,
+        "b": draw((6,), 4),
+        "time": np.array([2]),
+        "scales": np.array([1, 1, 2, 2], np.float32),
+    }
+    return model(
+        nodes,
+        [value("x", (1, 8, 1, 6, 7))],
+        [value("y", [None] * 4)],
+        [from_array(v, k) for k, v in values.items()],
+    ), values
+
+
+@pytest.mark.parametrize(
+    ("precision", "target", "merged"),
+    [
+        ("bf16", "cpu", True),
+        ("bf16", "generic", True),
+        ("bf16", "rocm", True),
+        ("fp16", "cpu", True),
+        ("fp16", "rocm", False),
+        ("fp16", "generic", False),
+        ("bf16", "migraphx", False),
+    ],
+)
+def test_upsampling_is_merged_into_its_conv_where_sums_of_weights_stay_exact(
+    tmp_path, precision, target, merged
+):
+    """Not where they would be fp16 or bf16: a sum of two bf16 weights takes more than 8 bits."""
+    graph, values = upsampling()
+    narrow, result = lowered(graph, tmp_path, precision, target=target)
+    ops = [n.op_type for n in narrow.graph.node]
+    assert ("DepthToSpace" in ops, "Resize" in ops) == (merged, not merged)
+    assert (result.precision.form == "rounded") == merged
+    x = draw((1, 8, 1, 6, 7), 3)
+    first = torch_conv(x, (values["w3"], None, None), precision, pads=[1] * 6)
+    large = np.repeat(np.repeat(first[:, :, 0], 2, axis=2), 2, axis=3)
+    parts = (values["w"], values["b"], None)
+    wanted = torch_conv(large, parts, precision, rank=2, pads=[1] * 4)
+    if merged:
+        [got] = run(narrow, {"x": x})
+    else:
+        [got] = ReferenceRunner(tmp_path / "lowered.onnx").run({"x": x}).values()
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, rounded(got, precision))
+    # `first` may be rounded to a neighbour, and each result again.
+    assert np.abs(got - wanted).max() <= 4 * SPACING[precision] * np.abs(wanted).max()
+    assert np.mean(got != wanted) < 0.05
+
+
+def test_another_resize_is_not_merged_and_still_rounded(tmp_path):
+    graph, _ = upsampling("linear")
+    narrow, _ = lowered(graph, tmp_path, "bf16")
+    assert "Resize" in {n.op_type for n in narrow.graph.node}
+    [y] = run(narrow, {"x": draw((1, 8, 1, 6, 7), 3)})
+    np.testing.assert_array_equal(y, rounded(y, "bf16"))
+
+
 def test_convolutions_in_nested_graphs(tmp_path):
     def branch(sign):
         w = from_array(sign * draw((8, 8, 3, 3, 3), 1) / 8, "inner_w")

@@ -8,11 +8,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from converter.constants import Array, Workshop, constant_shape, constant_values, is_constant
-from converter.rewrites.phase_upsample import PHASES, phase_weights
+from converter.constants import Array, Workshop, constant_shape, constant_values
+from converter.passes.sum_of_squares import WIDE_FLOATS
+from converter.rewrites.phase_upsample import PHASES, phase_matrices, phase_weights
 from converter.surgeon import Surgery, drop_unused, replace_node
 from converter.weights import WeightTable
 
@@ -34,7 +37,8 @@ def phase_convolutions(surgery: Surgery, shop: Workshop) -> int:
         1. The Resize doubles H and W of a rank-4 tensor and nothing else, by nearest pixel.
         2. Only the Conv reads its result, which is no output of the graph.
         3. The Conv is 3x3, stride 1, dilation 1, padded by 1 on all sides.
-        4. Its weights are constants.
+        4. Its weights are constants of fp32 or double, or narrower ones behind a Cast to these:
+           a sum of weights in fp16 or bf16 is rounded once more, and so is another kernel.
 
     Returns:
         How many were replaced.
@@ -57,9 +61,9 @@ def _qualifying_conv(resize: gs.Node, outputs: set[str], weights: WeightTable) -
     if big.name in outputs or len(big.outputs) != 1 or big.outputs[0].op != "Conv":
         return None
     conv = big.outputs[0]
-    if conv.inputs[0] is not big or not is_constant(conv.inputs[1]):
+    if conv.inputs[0] is not big or conv.inputs[1].dtype not in WIDE_FLOATS:
         return None
-    shape = constant_shape(conv.inputs[1])
+    shape = constant_shape(_root(conv.inputs[1]))
     if shape is None or len(shape) != 4 or shape[2:] != (3, 3):
         return None
     plain = (
@@ -68,6 +72,12 @@ def _qualifying_conv(resize: gs.Node, outputs: set[str], weights: WeightTable) -
         and _pads_one(conv)
     )
     return conv if plain and _is_nearest_2x(resize, weights) else None
+
+
+def _root(w: gs.Tensor) -> gs.Tensor:
+    """The tensor that a Cast makes `w` of, if one does."""
+    cast = w.inputs[0] if len(w.inputs) == 1 else None
+    return cast.inputs[0] if cast is not None and cast.op == "Cast" else w
 
 
 def _pads_one(conv: gs.Node) -> bool:
@@ -95,29 +105,22 @@ def _replace(
     surgery: Surgery, shop: Workshop, graph: gs.Graph, resize: gs.Node, conv: gs.Node
 ) -> None:
     x, y, w = resize.inputs[0], conv.outputs[0], conv.inputs[1]
-    shape = constant_shape(w)
-    assert shape is not None
+    kernels, nodes = _kernels(surgery, shop, w, y.name)
     small = list(y.shape) if y.shape is not None else None
     if small is not None:
         small = [*small[:2], *(d // 2 if isinstance(d, int) else None for d in small[2:])]
-    nodes = []
-    for index, phase in enumerate(PHASES):
+    parts: list[gs.Tensor] = []
+    for phase, weight in zip(PHASES, kernels, strict=True):
         name = surgery.unique_name(f"{y.name}/phase{phase.row}{phase.column}")
-
-        def kernel(values: Array, index: int = index) -> Array:
-            return np.asarray(phase_weights(values)[index])
-
-        weight = shop.derived(w, f"phase{index}", (*shape[:2], 2, 2), kernel)
         attributes = {
             "kernel_shape": [2, 2],
             "pads": list(phase.pads),
             "group": int(conv.attrs.get("group", 1)),
         }
-        part = gs.Variable(name, y.dtype, small)
+        parts.append(gs.Variable(name, y.dtype, small))
         inputs = [x, weight, *conv.inputs[2:]]
-        nodes.append(gs.Node("Conv", name, attributes, inputs=inputs, outputs=[part]))
+        nodes.append(gs.Node("Conv", name, attributes, inputs=inputs, outputs=parts[-1:]))
     joined = gs.Variable(surgery.unique_name(f"{y.name}/phases"), y.dtype)
-    parts = [n.outputs[0] for n in nodes]
     nodes.append(gs.Node("Concat", joined.name, {"axis": 1}, inputs=parts, outputs=[joined]))
     last = gs.Node(
         "DepthToSpace",
@@ -127,3 +130,40 @@ def _replace(
     )
     replace_node(graph, conv, [*nodes, last])
     last.outputs.append(y)
+
+
+def _kernels(
+    surgery: Surgery, shop: Workshop, w: gs.Tensor, name: str
+) -> tuple[list[gs.Tensor], list[gs.Node]]:
+    """The kernel (O, C/group, 2, 2) of each phase, and the nodes that make them, if any do.
+
+    Of a constant they are constants, made when the file is written. Narrow weights behind a Cast
+    stay as they are in the file, and are added by nodes on constants, which onnxruntime computes
+    while loading.
+    """
+    root = _root(w)
+    shape = constant_shape(root)
+    assert shape is not None
+    small = (*shape[:2], 2, 2)
+    if root is w:
+
+        def kernel(index: int) -> Callable[[Array], Array]:
+            return lambda values: np.asarray(phase_weights(values)[index])
+
+        return [
+            shop.derived(w, f"phase{index}", small, kernel(index)) for index in range(len(PHASES))
+        ], []
+    nodes: list[gs.Node] = []
+
+    def add(op: str, inputs: list[gs.Tensor], part: str) -> gs.Tensor:
+        output = gs.Variable(surgery.unique_name(f"{name}/{part}"), w.dtype)
+        nodes.append(gs.Node(op, output.name, inputs=inputs, outputs=[output]))
+        return output
+
+    flat = add("Reshape", [w, shop.ints([-1, 9])], "taps")
+    kernels = []
+    for matrix, phase in zip(phase_matrices(w.dtype), PHASES, strict=True):
+        part = f"kernel{phase.row}{phase.column}"
+        product = add("MatMul", [flat, shop.array(matrix, "phase_matrix")], f"{part}_flat")
+        kernels.append(add("Reshape", [product, shop.ints(small)], part))
+    return kernels, nodes

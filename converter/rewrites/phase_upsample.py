@@ -60,3 +60,13 @@ def phase_weights(
     merged = np.einsum("iak,jbl,...kl->ij...ab", _MERGED_TAPS, _MERGED_TAPS, w.astype(np.float64))
     kernels: npt.NDArray[np.generic] = merged.reshape(len(PHASES), *w.shape[:-2], 2, 2)
     return kernels.astype(w.dtype if dtype is None else dtype)
+
+
+def phase_matrices(dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+    """(4, 9, 4): what w (..., 3, 3), flat as (..., 9), is multiplied by for each of the PHASES.
+
+    The product, seen as (..., 2, 2), is what `phase_weights` gives, added in the type of w.
+    """
+    matrices = np.einsum("iak,jbl->ijklab", _MERGED_TAPS, _MERGED_TAPS)
+    flat: npt.NDArray[np.generic] = matrices.reshape(len(PHASES), 9, 4).astype(dtype)
+    return flat

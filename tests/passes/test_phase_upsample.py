@@ -30,28 +30,37 @@ def model(
     kernel: int = 3,
     conv: dict | None = None,
     extra_output: bool = False,
+    elem_type: int = TensorProto.FLOAT,
+    stored: int | None = None,
 ) -> onnx.ModelProto:
+    """x -> Resize -> Conv -> y of one type; weights `stored` in another are cast to it."""
     weight = RNG.standard_normal((O, C // group, kernel, kernel)).astype(np.float32)
     attributes = {"pads": [1, 1, 1, 1], "group": group, **(conv or {})}
     nodes = [
         helper.make_node("Resize", ["x", "", "scales"], ["big"], mode="nearest", **modes),
         helper.make_node("Conv", ["big", "w", "b"], ["y"], **attributes),
     ]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, O, "h", "w"])]
+    if stored is not None:
+        nodes.insert(0, helper.make_node("Cast", ["w"], ["wide"], to=elem_type))
+        nodes[-1].input[1] = "wide"
+    outputs = [helper.make_tensor_value_info("y", elem_type, [2, O, "h", "w"])]
     if extra_output:
-        outputs.append(helper.make_tensor_value_info("big", TensorProto.FLOAT, [2, C, "bh", "bw"]))
+        outputs.append(helper.make_tensor_value_info("big", elem_type, [2, C, "bh", "bw"]))
     graph = helper.make_graph(
         nodes,
         "upsample",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, C, *plane])],
+        [helper.make_tensor_value_info("x", elem_type, [2, C, *plane])],
         outputs,
         [
             numpy_helper.from_array(np.array(scales, np.float32), "scales"),
-            numpy_helper.from_array(weight, "w"),
-            numpy_helper.from_array(RNG.standard_normal(O).astype(np.float32), "b"),
+            numpy_helper.from_array(weight.astype(dtype_of(stored or elem_type)), "w"),
+            numpy_helper.from_array(RNG.standard_normal(O).astype(dtype_of(elem_type)), "b"),
         ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+dtype_of = helper.tensor_dtype_to_np_dtype
 
 
 def apply(proto: onnx.ModelProto, folder: Path) -> tuple[int, Counter]:
@@ -97,7 +106,26 @@ def test_equal_with_four_small_convs(modes: dict, group: int, plane: tuple, tmp_
     np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("stored", [TensorProto.BFLOAT16, TensorProto.FLOAT16])
+def test_narrow_weights_are_added_in_fp32_when_the_session_is_made(
+    stored: int, group: int, tmp_path: Path
+) -> None:
+    count, ops = apply(model(FLOOR, group=group, stored=stored), tmp_path)
+    assert count == 1
+    assert ops == {
+        "Cast": 1, "Reshape": 5, "MatMul": 4, "Conv": 4, "Concat": 1, "DepthToSpace": 1,
+    }  # fmt: skip
+    sizes = {t.name: len(t.raw_data) for t in onnx.load(tmp_path / "out.onnx").graph.initializer}
+    assert sizes["w"] == 2 * O * C // group * 9
+    assert sum(sizes.values()) < sizes["w"] + 4 * O + 1000  # Nothing of the weights' size besides.
+    x = RNG.standard_normal((2, C, H, W)).astype(np.float32)
+    expected, actual = run(tmp_path / "in.onnx", x), run(tmp_path / "out.onnx", x)
+    np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=0)
+
+
 LEFT_ALONE = {
+    "weights whose sums would be rounded": {"modes": FLOOR, "elem_type": TensorProto.FLOAT16},
     "another phase of pixels": {"modes": FLOOR | {"nearest_mode": "ceil"}},
     "scale 3": {"modes": FLOOR, "scales": (1, 1, 3, 3)},
     "rows only": {"modes": FLOOR, "scales": (1, 1, 2, 1)},

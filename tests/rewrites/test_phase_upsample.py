@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from converter.rewrites.phase_upsample import PHASES, phase_weights
+from converter.rewrites.phase_upsample import PHASES, phase_matrices, phase_weights
 
 
 def by_phases(x, w, bias, groups):
@@ -77,3 +77,11 @@ def test_every_temporal_tap_is_merged_alike():
 def test_other_kernels_are_refused(shape):
     with pytest.raises(ValueError, match="Phase kernels"):
         phase_weights(np.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_matrices_make_the_same_kernels(dtype):
+    w = np.random.default_rng(0).standard_normal((2, 4, 3, 3)).astype(dtype)
+    kernels = w.reshape(-1, 9) @ phase_matrices(dtype)
+    assert kernels.dtype == dtype
+    np.testing.assert_allclose(kernels.reshape(4, 2, 4, 2, 2), phase_weights(w), rtol=0, atol=1e-6)
