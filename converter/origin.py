@@ -80,6 +80,11 @@ class Origin:
     latents: LatentScale | None = None
     graph: GraphOptions = field(default_factory=GraphOptions)
 
+    def video_frames(self, count: int) -> int:
+        """T' of a latent of `count` frames."""
+        alone = self.frames == "first alone" or (self.frames != "every" and count % 2 == 1)
+        return (count - 1) * self.time + 1 if alone else count * self.time
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary that `from_json` reads."""
         return {"version": VERSION, **asdict(self)}
@@ -134,7 +139,11 @@ def of_metadata(entries: Iterable[Entry], where: str) -> Origin | None:
     Raises:
         UserError: as `from_json`, or it is not JSON.
     """
-    text = next((entry.value for entry in entries if entry.key == KEY), None)
+    return of_text(next((entry.value for entry in entries if entry.key == KEY), None), where)
+
+
+def of_text(text: str | None, where: str) -> Origin | None:
+    """The origin as it stands under `KEY`; None where nothing does. Raises as `of_metadata`."""
     if text is None:
         return None
     try:

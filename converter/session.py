@@ -63,11 +63,14 @@ class SessionSettings:
         provider_options: The provider's own options, as onnxruntime documents them.
         strict: Whether more than shape arithmetic on another provider is an error.
         threads: How many an operator may use on the CPU; None as onnxruntime chooses.
+        arena: Whether onnxruntime keeps the host's memory for the next run, and plans it as one
+            block. That is faster for small tensors; for large ones it can double the peak.
     """
 
     provider_options: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
     threads: int | None = None
+    arena: bool = True
 
 
 PLAIN = SessionSettings()
@@ -95,7 +98,7 @@ class Session:
         self.provider_id = provider_id
         try:
             self._session, self.assignment = recorded_session(
-                model, provider_id, settings.provider_options, settings.threads
+                model, provider_id, settings.provider_options, settings.threads, settings.arena
             )
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             option = _option_failure(provider_id, settings.provider_options, error)
@@ -118,6 +121,11 @@ class Session:
             self._check_strict()
         self.inputs = tuple(_info(node) for node in self._session.get_inputs())
         self.outputs = tuple(_info(node) for node in self._session.get_outputs())
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's `metadata_props`."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
 
     @property
     def description(self) -> str:
@@ -210,9 +218,10 @@ def inference_session(
     provider_id: str,
     provider_options: Mapping[str, str] | None = None,
     threads: int | None = None,
+    arena: bool = True,
 ) -> Any:
     """A raw session that asks for the provider; onnxruntime may still place it on the CPU."""
-    return _make(_options(threads), model, provider_id, provider_options or {})
+    return _make(_options(threads, arena), model, provider_id, provider_options or {})
 
 
 def recorded_session(
@@ -220,20 +229,22 @@ def recorded_session(
     provider_id: str,
     provider_options: Mapping[str, str],
     threads: int | None = None,
+    arena: bool = True,
 ) -> tuple[Any, Assignment | None]:
     """The same, and which provider got which nodes; None for the CPU, which gets all."""
     if provider_id == CPU_ID:
-        return inference_session(model, provider_id, provider_options, threads), None
+        return inference_session(model, provider_id, provider_options, threads, arena), None
     return record(
         onnxruntime().InferenceSession,
-        _options(threads),
+        _options(threads, arena),
         lambda options: _make(options, model, provider_id, provider_options),
     )
 
 
-def _options(threads: int | None) -> Any:
+def _options(threads: int | None, arena: bool) -> Any:
     options = onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads or 0
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
     options.log_severity_level = 3
     # A spinning pool starves any other pool of the process, such as PyTorch's.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -97,10 +97,11 @@ class VideoWriter:
             self._written += 1
 
     def close(self) -> None:
-        """Write what the encoder still holds, and the end of the file."""
+        """Write what the encoder still holds, and the end of the file; again, it does nothing."""
+        stream, self._stream = self._stream, None  # what has failed is not tried again
         try:
-            if self._stream is not None:
-                self._container.mux(self._stream.encode())
+            if stream is not None:
+                self._container.mux(stream.encode())
         finally:
             self._container.close()
 

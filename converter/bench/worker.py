@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from converter.bench import memory
+from converter import memory
 from converter.compare.running import Runner
 from converter.errors import UserError
 from converter.session import Array, first_line

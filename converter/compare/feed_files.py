@@ -5,20 +5,18 @@ Several feeds share one file by prefixes: `NAME` is of the first, `feed1/NAME` o
 
 from __future__ import annotations
 
-import importlib
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from converter import array_files
 from converter.compare.feeds import Array
 from converter.errors import UserError
 
-SUFFIXES = (".npy", ".npz", ".safetensors", ".pt", ".pth")
 _PREFIX = re.compile(r"feed(\d+)/(.+)", re.DOTALL)
 
 
@@ -27,27 +25,7 @@ def read_arrays(path: Path) -> list[dict[str, Array]]:
 
     Raises `UserError` if the file is missing, unreadable, of another kind, or holds no array.
     """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist or is not a file.")
-    readers = {
-        ".npy": _read_npy,
-        ".npz": _read_npz,
-        ".safetensors": _read_safetensors,
-        ".pt": _read_pt,
-        ".pth": _read_pt,
-    }
-    if path.suffix not in readers:
-        raise UserError(f"{path} is none of {', '.join(SUFFIXES)}.")
-    try:
-        arrays = readers[path.suffix](path)
-    except UserError:
-        raise
-    except (Exception, SystemError) as error:  # each library has exceptions of its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is not a readable {path.suffix} file: {reason}.") from error
-    if not arrays:
-        raise UserError(f"{path} holds no array.")
-    return _by_feed(path, arrays)
+    return _by_feed(path, array_files.read_arrays(path))
 
 
 def write_npz(path: Path, runs: Sequence[Mapping[str, Array]]) -> None:
@@ -70,42 +48,3 @@ def _by_feed(path: Path, arrays: Mapping[str, Array]) -> list[dict[str, Array]]:
     if sorted(feeds) != list(range(len(feeds))):
         raise UserError(f"{path} holds feeds {sorted(feeds)}, but they must count from 0.")
     return [feeds[number] for number in range(len(feeds))]
-
-
-def _read_npy(path: Path) -> dict[str, Array]:
-    return {"": np.load(path, allow_pickle=False)}
-
-
-def _read_npz(path: Path) -> dict[str, Array]:
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
-
-
-def _read_safetensors(path: Path) -> dict[str, Array]:
-    module = _library("safetensors.numpy", "safetensors", "report")
-    arrays: dict[str, Array] = module.load_file(path)
-    return arrays
-
-
-def _read_pt(path: Path) -> dict[str, Array]:
-    torch = _library("torch", "PyTorch", "export")
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
-    tensors = loaded if isinstance(loaded, dict) else {"": loaded}
-    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise UserError(f"{path} holds something else than a tensor or a dictionary of tensors.")
-    return {str(name): _to_numpy(tensor, torch) for name, tensor in tensors.items()}
-
-
-def _to_numpy(tensor: Any, torch: Any) -> Array:
-    plain = tensor.detach()
-    array: Array = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
-    return array
-
-
-def _library(module: str, package: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"reading this file needs {package}; install it by pip install 'convert-vae[{extra}]'."
-        ) from error

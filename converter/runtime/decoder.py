@@ -30,6 +30,8 @@ class Decoder:
     Attributes:
         latent: The sizes (N, C, T, H, W) that are taken, None where any will do.
         chunk: Latent frames a run; None where a whole clip is one run.
+        origin: The upstream decoder that the graphs were made of; None if they do not say.
+        space: H' = H * space, W' = W * space; None where it is not known.
 
     Raises:
         UserError: a file is missing, was changed, or is no decoder; the provider is not usable.
@@ -44,6 +46,8 @@ class Decoder:
         self._graphs = open_graphs(path, provider, settings)
         self.latent = self._graphs.latent
         self.chunk = self._graphs.chunk
+        self.origin = self._graphs.origin
+        self.space = self._graphs.space
 
     @property
     def description(self) -> str:
@@ -97,19 +101,16 @@ class Decoder:
         return library_of(latent).of_array(video)
 
     def _chunks(self, z: Array, library: Library, uint8: bool) -> Iterator[Any]:
-        graphs = self._graphs
-        total = z.shape[2]
+        graphs, total = self._graphs, z.shape[2]
         decode = graphs.begin()
-        made_uint8 = graphs.video_dtype == np.uint8
         for start in range(0, total, self.chunk or total):
             part = z[:, :, start : start + (self.chunk or total)]
-            value = decode(part)
             frames = graphs.frames(start, part.shape[2])
-            if made_uint8:
+            value = decode(part)
+            if graphs.video_dtype == np.uint8:
                 yield library.of_value(value)[:, :frames]
             elif uint8:
-                video = graphs.session.array(value)[:, :, :frames]
-                yield library.of_array(np.stack([to_uint8(clip) for clip in video]))
+                yield library.of_array(_bytes(graphs.session.array(value)[:, :, :frames]))
             else:
                 yield library.of_value(value)[:, :, :frames]
 
@@ -131,3 +132,7 @@ class Decoder:
         if not np.isfinite(z).all():
             raise UserError("the latent has values that are not finite (NaN or infinity).")
         return z.astype(wanted, copy=False)
+
+
+def _bytes(video: Array) -> Array:
+    return np.stack([to_uint8(clip) for clip in video])

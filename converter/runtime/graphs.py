@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from converter import manifest, providers
+from converter import manifest, origin, providers
 from converter.errors import UserError
 from converter.manifest import FIRST, NEXT, Manifest
+from converter.origin import Origin
 from converter.session import Array, Session, SessionSettings, TensorInfo
 
 Value = Any
@@ -42,6 +44,8 @@ class Graphs(ABC):
         dtype, video_dtype: Of the latent and of the video.
         chunk: Latent frames a run; None where a whole clip is one run.
         session: The session that does most of the work.
+        origin: The upstream decoder that they were made of; None if they do not say.
+        space: H' = H * space, W' = W * space; None where it is not known.
     """
 
     latent: tuple[Size, Size, Size, Size, Size]
@@ -49,6 +53,8 @@ class Graphs(ABC):
     video_dtype: np.dtype[Any]
     chunk: int | None
     session: Session
+    origin: Origin | None
+    space: int | None
 
     @abstractmethod
     def begin(self) -> Passage:
@@ -64,7 +70,7 @@ class ClipGraph(Graphs):
 
     chunk = None
 
-    def __init__(self, path: Path, provider: str, settings: SessionSettings | None) -> None:
+    def __init__(self, path: Path, provider: str, settings: SessionSettings) -> None:
         self.session = providers.make_session(path, provider, settings)
         if len(self.session.inputs) != 1 or len(self.session.outputs) != 1:
             raise UserError(
@@ -76,6 +82,8 @@ class ClipGraph(Graphs):
             raise UserError(f"{path} is no decoder: its input and output are not of rank 5.")
         self.dtype = _dtype(path, self._input)
         self.video_dtype = _dtype(path, self._output)
+        self.origin = origin.of_text(self.session.metadata.get(origin.KEY), str(path))
+        self.space = self.origin.space if self.origin else None
         n, c, t, h, w = (size if isinstance(size, int) else None for size in self._input.shape)
         self.latent = (n, c, t, h, w)
 
@@ -89,7 +97,9 @@ class ClipGraph(Graphs):
         return decode
 
     def frames(self, start: int, count: int) -> int | None:
-        """Known by the graph only, and there where T is fixed."""
+        """By the origin's rule, or else where T is fixed."""
+        if self.origin is not None:
+            return self.origin.video_frames(count)
         size = self._output.shape[2]
         return size if isinstance(size, int) else None
 
@@ -97,7 +107,7 @@ class ClipGraph(Graphs):
 class StreamGraphs(Graphs):
     """The two graphs of a manifest; the caches stay on the device between chunks."""
 
-    def __init__(self, read: Manifest, provider: str, settings: SessionSettings | None) -> None:
+    def __init__(self, read: Manifest, provider: str, settings: SessionSettings) -> None:
         self.spec = read.spec
         self.session = providers.make_session(read.path(NEXT), provider, settings)
         self._first = providers.make_session(read.path(FIRST), provider, settings)
@@ -105,6 +115,7 @@ class StreamGraphs(Graphs):
         self.dtype = _dtype(read.path(NEXT), types[self.spec.latent_name])
         self.video_dtype = _dtype(read.path(NEXT), types[self.spec.video_name])
         self.chunk = self.spec.chunk
+        self.origin, self.space = self.spec.origin, self.spec.space
         n, c, _, h, w = self.spec.latent
         self.latent = (n, c, None, h, w)
 
@@ -144,6 +155,7 @@ def open_graphs(
             usable.
     """
     path = Path(path)
+    settings = replace(settings or SessionSettings(), arena=False)
     if manifest.is_manifest(path):
         return StreamGraphs(manifest.read(path), provider, settings)
     if not path.is_file():

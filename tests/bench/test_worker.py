@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from converter.bench import memory
+from converter import memory
 from converter.bench.worker import Worker
 from converter.errors import UserError
 from converter.session import RunError

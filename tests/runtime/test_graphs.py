@@ -4,6 +4,7 @@ import pytest
 
 from converter.errors import UserError
 from converter.runtime.graphs import ClipGraph, open_graphs
+from converter.session import PLAIN
 from tests import stream_graphs
 
 
@@ -45,7 +46,7 @@ def test_a_graph_of_other_inputs_and_outputs(tmp_path, inputs, outputs, complain
 def test_a_graph_of_something_else(tmp_path, dims, kind, complaint):
     node = onnx.helper.make_node("Identity", ["x"], ["y"])
     with pytest.raises(UserError, match=complaint):
-        ClipGraph(save(tmp_path, [node], ["x"], ["y"], dims, kind), "cpu", None)
+        ClipGraph(save(tmp_path, [node], ["x"], ["y"], dims, kind), "cpu", PLAIN)
 
 
 def save(folder, nodes, inputs, outputs, dims=(1, 3, 2, 4, 4), kind=onnx.TensorProto.FLOAT):

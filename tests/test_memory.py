@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from converter.bench import memory
+from converter import memory
 
 STATUS = "Name:\tpython\nVmPeak:\t  900000 kB\nVmHWM:\t  123456 kB\nVmRSS:\t   98765 kB\n"
 

@@ -1,0 +1,246 @@
+"""`decode-vae MODEL LATENTS OUT`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import IO
+
+import click
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from converter import memory
+from converter.cli.common import (
+    EXIT_BAD_INPUT,
+    EXIT_EQUAL,
+    exit_codes,
+    provider_choice,
+    reader_may_leave,
+    session_settings,
+)
+from converter.errors import UserError
+from converter.report.terminal import console
+from converter.runtime import Decoder
+from converter.runtime.latent_files import list_latents
+from converter.runtime.outputs import ARRAY, FOLDER, RAW, Format
+from converter.runtime.run import Done, Notify, decode_file, decode_to_pipe
+from converter.version import VERSION
+from converter.video_file import SUFFIXES as VIDEO_SUFFIXES
+from converter.video_file import Encoding
+
+KINDS = (*VIDEO_SUFFIXES, ARRAY, FOLDER)
+CRF_LIMIT = 63
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("latents", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--name", help="Which array of LATENTS, where there are several.")
+@click.option(
+    "--to",
+    "kind",
+    type=click.Choice([kind.lstrip(".") for kind in KINDS]),
+    help="What to write. Default: as OUT's suffix says, pictures if it has none; mp4 for a folder.",
+)
+@click.option("--fps", default="16", show_default=True, help="Frames a second: 24, 30000/1001.")
+@click.option(
+    "--crf",
+    type=click.IntRange(0, CRF_LIMIT),
+    default=Encoding().crf,
+    show_default=True,
+    help="Quality of a video, smaller is better.",
+)
+@click.option("--uint8", is_flag=True, help="Bytes 1xTxHxWx3 in an .npy, not floats 1x3xTxHxW.")
+@provider_choice()
+@click.option("--overwrite", is_flag=True, help="Replace OUT; of a folder, decode all anew.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+@click.version_option(VERSION)
+@exit_codes
+def main(
+    model: Path,
+    latents: Path,
+    out: Path,
+    name: str | None,
+    kind: str | None,
+    fps: str,
+    crf: int,
+    uint8: bool,
+    provider: str,
+    provider_options: tuple[str, ...],
+    strict_provider: bool,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    debug: bool,
+) -> int:
+    """Decode LATENTS by MODEL into OUT.
+
+    MODEL is the graph of a decoder (.onnx), or the manifest of one in stream form (.json), which
+    decodes a clip of any length in constant memory. Either may be converted or not.
+
+    LATENTS is an .npy, .npz, .safetensors or .pt file of one latent, 1xCxTxHxW; or a folder of
+    such files. OUT is an .mp4 or .webm video, an .npy array, a folder of PNG pictures, or - for
+    raw frames (rgb24) on stdout; of a folder of latents, the folder of the videos.
+
+    What is not complete is called NAME.partial.SUFFIX. So a video of its own name is finished, and
+    a run over a folder, when it is repeated, goes on with those that are not.
+
+    Exit code: 0 done; 2 the input or the usage is wrong, or the disk is full.
+    """
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    form = Format(_kind(kind, latents, out), Encoding(_fps(fps), crf), uint8)
+    jobs = _jobs(latents, out, form, overwrite)
+    decoder = Decoder(model, provider, session_settings(provider_options, strict_provider))
+    if form.kind == RAW:
+        with _progress(quiet, latents.name) as notify:
+            decode_to_pipe(decoder, latents, name, _stdout(), notify)
+        return EXIT_EQUAL
+    done: list[Done] = []
+    failed = 0
+    for latent, target in jobs:
+        if latents.is_dir() and target.exists() and not overwrite:
+            done.append(Done(latent, str(target), 0, 0.0, None))
+        else:
+            try:
+                with _progress(quiet, latent.name) as notify:
+                    done.append(decode_file(decoder, latent, name, target, form, notify))
+            except UserError as error:
+                if not latents.is_dir():
+                    raise
+                click.echo(f"error: {error}", err=True)
+                failed += 1
+                continue
+            except KeyboardInterrupt as error:
+                if not latents.is_dir():
+                    raise
+                raise UserError(
+                    f"interrupted; {len(done)} of {len(jobs)} videos are finished; the same "
+                    "command goes on with the others."
+                ) from error
+        if not (quiet or as_json):
+            with reader_may_leave():
+                _show(done[-1])
+    if as_json:
+        with reader_may_leave():
+            click.echo(json.dumps([_to_json(one) for one in done], indent=2))
+    return EXIT_BAD_INPUT if failed else EXIT_EQUAL
+
+
+def _stdout() -> IO[bytes]:
+    """Unbuffered, so that nothing is left to be written when the reader has gone."""
+    return open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)
+
+
+def _kind(asked: str | None, latents: Path, out: Path) -> str:
+    if str(out) == RAW:
+        if latents.is_dir():
+            raise UserError(
+                "a folder of latents cannot go to stdout; name a folder for the videos."
+            )
+        return RAW
+    if asked is not None:
+        return asked if asked == FOLDER else f".{asked}"
+    if latents.is_dir():
+        return VIDEO_SUFFIXES[0]
+    if out.suffix in ("", *KINDS):
+        return out.suffix or FOLDER
+    raise UserError(f"{out} is none of {', '.join((*VIDEO_SUFFIXES, ARRAY))}, a folder, or -.")
+
+
+def _fps(text: str) -> Fraction:
+    try:
+        fps = Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise UserError(f"--fps {text} is not a number such as 24 or 30000/1001.") from error
+    if not 0 < fps <= 1000:
+        raise UserError(f"--fps {text} is not between 0 and 1000.")
+    return fps.limit_denominator(1001)
+
+
+def _jobs(latents: Path, out: Path, form: Format, overwrite: bool) -> list[tuple[Path, Path]]:
+    """Every file of latents, and what it becomes; raises `UserError` if that cannot be."""
+    if form.kind == RAW:
+        return [(latents, out)]
+    if not latents.is_dir():
+        if not out.absolute().parent.is_dir():
+            raise UserError(f"the folder of {out} does not exist.")
+        if out.exists() and not overwrite:
+            raise UserError(f"{out} exists; give --overwrite to replace it.")
+        if form.kind != FOLDER and out.is_dir():
+            raise UserError(f"{out} is a folder; name a file.")
+        return [(latents, out)]
+    paths = list_latents(latents)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; a folder of latents becomes a folder of videos.")
+    out.mkdir(exist_ok=True)
+    suffix = "" if form.kind == FOLDER else form.kind
+    return [(path, out / f"{path.stem}{suffix}") for path in paths]
+
+
+def _show(one: Done) -> None:
+    if one.skipped:
+        console().print(f"there already: {escape(one.output)}", soft_wrap=True)
+        return
+    peak = "" if one.peak_bytes is None else f", peak memory {decimal(one.peak_bytes)}"
+    speed = one.frames / one.seconds
+    console().print(
+        f"written: {escape(one.output)}, {one.frames} frames in {one.seconds:.1f} s "
+        f"({speed:.2f} frames/s){peak}",
+        soft_wrap=True,
+    )
+
+
+def _to_json(one: Done) -> dict[str, object]:
+    return {
+        "latent": str(one.latent),
+        "output": one.output,
+        "skipped": one.skipped,
+        "frames": one.frames,
+        "seconds": round(one.seconds, 3),
+        "peak_bytes": one.peak_bytes,
+    }
+
+
+class _Speed(ProgressColumn):
+    """Frames a second over the last chunks, and the peak of memory."""
+
+    def render(self, task: Task) -> Text:
+        peak = memory.peak_bytes()
+        speed = f"{task.speed:.2f} frames/s" if task.speed else ""
+        return Text(f"{speed}  {decimal(peak)} peak" if peak else speed)
+
+
+@contextmanager
+def _progress(quiet: bool, name: str) -> Iterator[Notify]:
+    """A bar with speed, time left and memory on a terminal; silent when piped."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} frames"),
+        _Speed(),
+        TimeRemainingColumn(),
+        console=console(stderr=True),
+        transient=True,
+        speed_estimate_period=600,
+    )
+    with bar:
+        task = bar.add_task(escape(name), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+if __name__ == "__main__":
+    main()
