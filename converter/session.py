@@ -17,6 +17,7 @@ from onnx import TensorProto
 
 from converter.assignment import Assignment, record
 from converter.errors import UserError
+from converter.heap import return_freed_memory
 from converter.kernels import names
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -221,7 +222,11 @@ def inference_session(
     arena: bool = True,
 ) -> Any:
     """A raw session that asks for the provider; onnxruntime may still place it on the CPU."""
-    return _make(_options(threads, arena), model, provider_id, provider_options or {})
+    session = _make(
+        _options(threads, arena, provider_id), model, provider_id, provider_options or {}
+    )
+    return_freed_memory()
+    return session
 
 
 def recorded_session(
@@ -236,15 +241,20 @@ def recorded_session(
         return inference_session(model, provider_id, provider_options, threads, arena), None
     return record(
         onnxruntime().InferenceSession,
-        _options(threads, arena),
+        _options(threads, arena, provider_id),
         lambda options: _make(options, model, provider_id, provider_options),
     )
 
 
-def _options(threads: int | None, arena: bool) -> Any:
+def _options(threads: int | None, arena: bool, provider_id: str) -> Any:
     options = onnxruntime().SessionOptions()
+    if provider_id == CPU_ID:
+        # A pattern is one block for all tensors, held beside what the first run allocated. The
+        # default order computes what is far from its reader early, so more is alive at once.
+        options.execution_order = onnxruntime().ExecutionOrder.PRIORITY_BASED
     options.intra_op_num_threads = threads or 0
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
+    options.enable_cpu_mem_arena = arena
+    options.enable_mem_pattern = arena and provider_id != CPU_ID
     options.log_severity_level = 3
     # A spinning pool starves any other pool of the process, such as PyTorch's.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -40,6 +40,15 @@ def test_states_its_inputs_and_outputs(tmp_path):
     assert session.description.endswith(" CPUExecutionProvider")
 
 
+def test_on_the_cpu_no_more_is_held_than_needed(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "return_freed_memory", lambda: asked.append(True))
+    options = make(conv3d(), tmp_path)._session.get_session_options()
+    assert (options.enable_cpu_mem_arena, options.enable_mem_pattern) == (True, False)
+    assert options.execution_order == onnxruntime().ExecutionOrder.PRIORITY_BASED
+    assert asked == [True]
+
+
 def test_takes_a_serialized_model():
     session = Session(conv3d().SerializeToString(), "cpu", CPU_ID)
     assert session.run({"x": np.zeros((1, 2, 3, 6, 8), np.float32)})["y"].shape == (1, 3, 3, 6, 8)
@@ -128,6 +137,7 @@ class FakeRuntime:
         self.entries = {}
         self.landing = landing
         self.__version__ = "9.9"
+        self.ExecutionOrder = SimpleNamespace(PRIORITY_BASED=1)
 
     def SessionOptions(self):  # noqa: N802
         return SimpleNamespace(add_session_config_entry=self.entries.__setitem__)
