@@ -42,15 +42,23 @@ class Context:
         return output
 
     def materialize(self, view: View, tensor: gs.Tensor) -> None:
-        """Make a view: order the axes of its source, then add those of size 1."""
+        """Make a view: add the axes of size 1 to its source in front, then order all axes.
+
+        In this order onnxruntime copies once; behind the Transpose, an Unsqueeze that makes a graph
+        output is a copy of its own.
+        """
+        ordered = view.order != tuple(range(view.source_rank))
+        fronts = range(len(view.added)) if ordered else view.added
         steps: list[tuple[str, list[gs.Tensor], dict[str, Any]]] = []
-        if view.order != tuple(range(view.source_rank)):
-            steps.append(("Transpose", [], {"perm": list(view.order)}))
         if view.added:
             if self.surgery.opset < 13:
-                steps.append(("Unsqueeze", [], {"axes": list(view.added)}))
+                steps.append(("Unsqueeze", [], {"axes": list(fronts)}))
             else:
-                steps.append(("Unsqueeze", [self.shop.ints(view.added)], {}))
+                steps.append(("Unsqueeze", [self.shop.ints(list(fronts))], {}))
+        if ordered:
+            front = iter(fronts)
+            perm = [next(front) if a is None else len(view.added) + a for a in view.axes]
+            steps.append(("Transpose", [], {"perm": perm}))
         if not steps:
             steps.append(("Identity", [], {}))
         current = view.source
