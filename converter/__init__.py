@@ -41,6 +41,7 @@ def convert(
     precision_scope: Scope = CONV,
     external_data: ExternalData = "auto",
     validate: bool = True,
+    min_psnr: float | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
     provider: str = "auto",
@@ -71,6 +72,8 @@ def convert(
         external_data: Weights in a file of their own: `auto` where the input has one or the file
             would near 2 GB; `always`; `never`.
         validate: Run both graphs on the same feed and compare.
+        min_psnr: Least PSNR in dB of every output; None for what the precision explains. Where
+            Winograd misses it, `auto` does without.
         shapes: Input name -> shape of the feed, where dimensions are dynamic.
         seed: Of the feed.
         provider: Execution provider of the validation and of `tune`.
@@ -101,6 +104,7 @@ def convert(
         precision_scope=precision_scope,
         external_data=external_data,
         validate=validate,
+        min_psnr=min_psnr,
         shapes=dict(shapes or {}),
         seed=seed,
         provider=provider,

@@ -28,7 +28,7 @@ from converter.passes.phase_upsample import phase_convolutions
 from converter.passes.redundant_expand import drop_redundant_expands
 from converter.passes.sum_of_squares import spell_out_l2_norms
 from converter.placement import Placement, place
-from converter.plan import AUTO, Plan, make_plan
+from converter.plan import AUTO, Plan, exact_pins, make_plan
 from converter.precision import (
     CONV,
     FP32,
@@ -76,6 +76,7 @@ class Options:
     precision_scope: Scope = CONV
     external_data: ExternalData = "auto"
     validate: bool = True
+    min_psnr: float | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
     provider: str = "auto"
@@ -100,9 +101,26 @@ class Options:
 def run(source: Path, output: Path | None, options: Options, notify: Notify) -> ConvertResult:
     """Convert `source` into `output`; `notify` hears the name of each phase as it begins.
 
+    Where the validation rejects what `auto` gave to Winograd, the graph is made anew without.
+
     Raises:
         UserError: bad input or usage; nothing was written.
     """
+    if options.min_psnr is not None and not options.validate:
+        raise UserError("a least PSNR is what the validation checks, so it cannot be left out.")
+    first = _run(source, output, replace(options, keep_invalid=False), notify)
+    if first.validation is None or first.validation.passed:
+        return first
+    pins = exact_pins(first.plan)
+    if not pins:
+        return _run(source, output, options, notify) if options.keep_invalid else first
+    asked = {name: chosen for name, chosen in options.pins.items() if name not in pins}
+    exact = _run(source, output, replace(options, pins=asked | pins), notify)
+    note = f"Winograd was left out of {len(pins)} Conv3D: {first.validation.sentence()}"
+    return replace(exact, notes=(*exact.notes, note))
+
+
+def _run(source: Path, output: Path | None, options: Options, notify: Notify) -> ConvertResult:
     clock = _Clock(notify)
     if output is not None and not options.dry_run:
         output_files.refuse_to_replace(output, options.overwrite)
@@ -357,6 +375,7 @@ def _validate(job: _Job, pending: PendingOutput) -> Validation:
         seed=job.options.seed,
         provider=job.options.provider,
         settings=job.options.session_settings,
+        min_psnr=job.options.min_psnr,
         progress=job.clock.notify,
     )
 

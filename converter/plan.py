@@ -15,9 +15,11 @@ from typing import Any
 from converter.choice import Choice, Chooser, cheapest
 from converter.conv3d import Conv3D, Unread
 from converter.errors import UserError
-from converter.rewrites import BY_NAME, KEEP
+from converter.rewrites import BY_NAME, KEEP, unfold, winograd
 
 AUTO = "auto"
+PINNED = "pinned"
+ASKED_FOR = "asked for"
 PLAN_VERSION = 1
 
 
@@ -97,7 +99,7 @@ def make_plan(
         if isinstance(item, Unread):
             entries.append(_leave(item, wanted))
         else:
-            how = "pinned" if pinned else "asked for"
+            how = PINNED if pinned else ASKED_FOR
             entries.append(_decide(item, wanted, how, choose))
     return Plan(tuple(entries))
 
@@ -120,6 +122,20 @@ def read_pins(path: Path) -> dict[str, str]:
         return {_literal(entry["node"]): str(entry["strategy"]) for entry in data["conv3d"]}
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not a plan that convert-vae wrote.") from error
+
+
+def exact_pins(plan: Plan) -> dict[str, str]:
+    """Pins that give what `auto` gave to Winograd to the next best instead; what the user asked for
+    stays.
+    """
+    pins = {}
+    for entry in plan.entries:
+        if entry.strategy != winograd.NAME or entry.reason in (PINNED, ASKED_FOR):
+            continue
+        others = {name: s for name, s in entry.seconds.items() if name != winograd.NAME}
+        best = min(others, key=lambda name: others[name]) if others else unfold.NAME
+        pins[_literal(entry.node)] = best
+    return pins
 
 
 def _leave(item: Unread, wanted: str) -> PlanEntry:

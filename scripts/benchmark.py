@@ -1,22 +1,27 @@
 """The benchmark table: every strategy beside its competitors, in one interleaved run a case.
 
-python scripts/benchmark.py                  all cases at full size
-python scripts/benchmark.py --quick          the same on small frames, to see that all of it works
+python scripts/benchmark.py                     all cases and rows at full size
+python scripts/benchmark.py --cases chunk       one case
+python scripts/benchmark.py --quick             all on small frames, to see that all of it works
 
-Needs the extras cpu, export and bench. Graphs and results go into build/benchmark.
+Needs the extras cpu, export and bench. Graphs, measured times and results go into build/benchmark.
+A case that was measured with the same options is not measured again, so an interrupted run may be
+started anew; --again measures all.
 """
 
 from __future__ import annotations
 
 import glob
 import json
+import re
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import click
-from benchmark_torch import INPUT, SEED, Compiled, Upstream, export_steady
+from benchmark_torch import SEED, Compiled, Upstream, export_steady
 
 from converter import convert
 from converter.bench.bench import Request, bench
@@ -24,17 +29,19 @@ from converter.bench.contestants import OnnxGraph, OpenVinoGraph
 from converter.bench.machine import usable_cpus
 from converter.bench.result import BenchResult
 from converter.bench.rounds import Rules
-from converter.bench.tables import LEGEND, machine_line, markdown, print_result
+from converter.bench.tables import LEGEND, machine_line, markdown
+from converter.bench.worker import Contestant
 from converter.cli.common import exit_codes
 from converter.export import export
 from converter.output_files import write_text
-from converter.report.terminal import console
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 PROVIDER = "cpu"
 PATIENCE = 240.0
 """Seconds that a competitor gets to load or to compile; torch.compile takes the longest."""
 
+ORIGINAL = "original, Conv3D"
+COMPILED = "torch.compile fp32"
 STRATEGIES = {
     "unfold, no layout": {"strategy": "unfold", "layout": False},
     "unfold": {"strategy": "unfold"},
@@ -45,121 +52,204 @@ STRATEGIES = {
 }
 
 
+PYTORCH = {
+    "PyTorch fp32": ("float32", ""),
+    "PyTorch bf16": ("bfloat16", ""),
+    "PyTorch fp32, converter.eager": ("float32", "unfold"),
+}
+OPENVINO = {"OpenVINO fp32, original": "f32", "OpenVINO bf16, original": "bf16"}
+ROWS = (*STRATEGIES, *PYTORCH, COMPILED, *OPENVINO)
+
+
 @dataclass(frozen=True)
 class Case:
-    """A decoder, the latent it decodes, and whether that is a chunk of a running stream."""
+    """A decoder, the latent (N, C, T, H, W) it decodes, and whether that is a running stream's."""
 
     name: str
     source: str
-    frames: int
+    latent: tuple[int, ...]
     steady: bool
     what: str
 
-    def latent(self, quick: bool) -> tuple[int, ...]:
-        """(N, C, T, H, W)."""
-        size = 4 if quick else 16
-        return (1, 16, self.frames, size, size)
+    def at(self, quick: bool) -> Case:
+        """The case itself, or on frames of 4x4."""
+        return replace(self, latent=(*self.latent[:3], 4, 4)) if quick else self
 
 
 CASES = (
     Case(
         "chunk",
         "wan2.1",
-        frames=2,
+        (1, 16, 2, 16, 16),
         steady=True,
         what="Wan 2.1, a chunk of 2 latent frames of a running stream (T = 2, 4, 8)",
     ),
     Case(
         "clip",
         "wan2.1",
-        frames=3,
+        (1, 16, 3, 16, 16),
         steady=False,
         what="Wan 2.1, a whole clip of 3 latent frames (T = 3, 5, 9)",
+    ),
+    Case(
+        "ltx",
+        "ltx-video",
+        (1, 128, 2, 8, 8),
+        steady=False,
+        what="LTX-Video, which is not causal, a whole clip of 2 latent frames",
     ),
 )
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What is measured, and where files go."""
+
+    case: Case
+    rows: tuple[str, ...]
+    rounds: int
+    threads: int
+    folder: Path
+
+    @property
+    def key(self) -> dict[str, object]:
+        """A result of the same key need not be measured again."""
+        return {
+            "version": RESULT_VERSION,
+            "source": self.case.source,
+            "latent": list(self.case.latent),
+            "rows": list(self.rows),
+            "rounds": self.rounds,
+            "threads": self.threads,
+        }
+
+    @property
+    def result(self) -> Path:
+        """The case's result."""
+        return self.folder / f"{self.case.name}.json"
+
+    def graph(self, row: str) -> Path:
+        """The graph of a row."""
+        size = "x".join(map(str, self.case.latent))
+        return self.folder / f"{self.case.name}-{size}-{re.sub('[^a-z0-9]+', '-', row)}.onnx"
+
+    def tell(self, what: str) -> None:
+        """Say on stderr what is going on."""
+        print(f"{self.case.name}: {what}", file=sys.stderr, flush=True)
+
+
 @click.command()
-@click.option("--quick", is_flag=True, help="4x4 latents instead of 16x16.")
-@click.option("--cases", default="chunk,clip", show_default=True, help="Separated by commas.")
-@click.option("--rounds", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--quick", is_flag=True, help="4x4 latents.")
+@click.option("--cases", default=",".join(case.name for case in CASES), show_default=True)
+@click.option("--row", "rows", multiple=True, help="A row, or a glob of rows. Default: all.")
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=usable_cpus(), show_default=True)
-@click.option("--no-compile", is_flag=True, help="Leave out torch.compile.")
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
+@click.option("--again", is_flag=True, help="Measure what was measured already.")
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("build/benchmark"),
     show_default=True,
-    help="For graphs, measured times of tuning, and benchmark.json.",
+    help="For graphs, measured times of tuning, and results.",
 )
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 @exit_codes
 def main(
     quick: bool,
     cases: str,
+    rows: tuple[str, ...],
     rounds: int,
     threads: int,
-    no_compile: bool,
-    as_markdown: bool,
+    again: bool,
     folder: Path,
     debug: bool,
 ) -> int:
-    """Measure every strategy and every competitor; print a table a case, and write JSON."""
-    chosen = [case for case in CASES if case.name in cases.split(",")]
-    if len(chosen) != len(cases.split(",")):
-        raise click.UsageError(f"the cases are {', '.join(case.name for case in CASES)}.")
+    """Measure every strategy and every competitor; print a table in Markdown, write JSON."""
+    by_name = {case.name: case.at(quick) for case in CASES}
+    unknown = [name for name in cases.split(",") if name not in by_name]
+    if unknown:
+        raise click.UsageError(f"no case {unknown[0]!r}; there are {', '.join(by_name)}.")
+    for pattern in rows:
+        if not any(fnmatchcase(row, pattern) for row in ROWS):
+            raise click.UsageError(f"--row {pattern!r} matches none of: {'; '.join(ROWS)}.")
+    chosen = tuple(row for row in ROWS if not rows or any(fnmatchcase(row, p) for p in rows))
     folder.mkdir(parents=True, exist_ok=True)
-    request = Request(Rules(rounds, limit=PATIENCE, keep_going=True), {}, SEED, PROVIDER, threads)
-    command = shlex.join(["python", *sys.argv])
-    results: list[tuple[Case, BenchResult]] = []
-    for case in chosen:
-        results.append((case, _measure(case, quick, no_compile, request, folder)))
-        _save(folder / "benchmark.json", command, results)
-        if results[-1][1].interrupted:
-            break
-    _print(command, results, as_markdown)
+    for name in cases.split(","):
+        setup = Setup(by_name[name], chosen, rounds, threads, folder)
+        known = None if again else _known(setup)
+        if known is None:
+            result = _measure(setup)
+            known = _content(setup, result)
+            if result.interrupted:
+                print(known["markdown"])
+                return 1
+            write_text(setup.result, json.dumps(known, indent=2) + "\n")
+        print(known["markdown"], flush=True)
+    print(LEGEND)
     return 0
 
 
-def _measure(
-    case: Case, quick: bool, no_compile: bool, request: Request, folder: Path
-) -> BenchResult:
-    original = folder / f"{case.name}.onnx"
-    _tell(f"{case.name}: exporting")
-    _export(case, quick, original)
-    threads = request.threads
-    assert threads is not None
-    contestants = [OnnxGraph("original, Conv3D", original, PROVIDER, threads)]
-    for name, options in STRATEGIES.items():
-        _tell(f"{case.name}: converting, {name}")
-        path = folder / f"{case.name}-{name.replace(', ', '-').replace(' ', '-')}.onnx"
-        _convert(original, path, options, folder / "tuning.json")
-        contestants.append(OnnxGraph(name, path, PROVIDER, threads))
-    source, steady = case.source, case.steady
-    contestants += [
-        Upstream("PyTorch fp32", source, steady, "float32", threads),
-        Upstream("PyTorch bf16", source, steady, "bfloat16", threads),
-        Upstream("PyTorch fp32, converter.eager", source, steady, "float32", threads, "unfold"),
-        OpenVinoGraph("OpenVINO fp32, original", original, "f32", threads),
-        OpenVinoGraph("OpenVINO bf16, original", original, "bf16", threads),
-    ]
-    if not no_compile:
-        contestants.append(Compiled("torch.compile fp32", source, steady, threads))
+def _known(setup: Setup) -> dict | None:
+    """What an earlier run with the same options found."""
+    if not setup.result.exists():
+        return None
+    content = json.loads(setup.result.read_text(encoding="utf-8"))
+    if content["key"] != setup.key:
+        return None
+    setup.tell("measured already; --again measures it anew")
+    return content
+
+
+def _content(setup: Setup, result: BenchResult) -> dict:
+    latent = "x".join(map(str, setup.case.latent))
+    command = shlex.join(["python", *sys.argv])
+    text = f"**{setup.case.what}, latent {latent}**\n\n{markdown(result)}\n"
+    return {
+        "key": setup.key,
+        "markdown": f"{text}`{command}` on {machine_line(result)}.\n",
+        "result": result.to_json(),
+    }
+
+
+def _measure(setup: Setup) -> BenchResult:
+    original = setup.graph("original")
+    if not original.exists():
+        setup.tell("exporting")
+        _export(setup.case, original)
+    contestants: list[Contestant] = [OnnxGraph(ORIGINAL, original, PROVIDER, setup.threads)]
+    contestants += [_contestant(setup, original, row) for row in setup.rows]
+    rules = Rules(setup.rounds, limit=PATIENCE, keep_going=True)
+    request = Request(rules, {}, SEED, PROVIDER, threads=setup.threads)
     return bench(
         original,
         contestants,
         request,
-        lambda what, done, total: _tell(f"{case.name}: {done}/{total} {what}"),
+        lambda what, done, total: setup.tell(f"{done}/{total} {what}"),
     )
 
 
-def _export(case: Case, quick: bool, path: Path) -> None:
+def _contestant(setup: Setup, original: Path, row: str) -> Contestant:
+    case, threads = setup.case, setup.threads
+    if row in PYTORCH:
+        dtype, conv2d = PYTORCH[row]
+        return Upstream(row, case.source, case.steady, dtype, threads, conv2d)
+    if row in OPENVINO:
+        return OpenVinoGraph(row, original, OPENVINO[row], threads)
+    if row == COMPILED:
+        return Compiled(row, case.source, case.steady, threads)
+    setup.tell(f"converting, {row}")
+    path = setup.graph(row)
+    _convert(original, path, STRATEGIES[row], setup.folder / "tuning.json")
+    return OnnxGraph(row, path, PROVIDER, threads)
+
+
+def _export(case: Case, path: Path) -> None:
     if case.steady:
-        export_steady(case.source, case.latent(quick), path)
+        part = path.with_suffix(".part")
+        export_steady(case.source, case.latent, part)
+        part.rename(path)
     else:
-        latent = case.latent(quick)
-        export(case.source, path, seed=SEED, latent=latent, check=False, overwrite=True)
+        export(case.source, path, seed=SEED, latent=case.latent, check=False, overwrite=True)
 
 
 def _convert(original: Path, path: Path, options: dict, cache: Path) -> None:
@@ -168,31 +258,6 @@ def _convert(original: Path, path: Path, options: dict, cache: Path) -> None:
     plan = convert(original, None, **settings, dry_run=True).plan
     pins = {glob.escape(entry.node): "auto" for entry in plan.refusals}
     convert(original, path, **settings, pins=pins, overwrite=True)
-
-
-def _save(path: Path, command: str, results: list[tuple[Case, BenchResult]]) -> None:
-    cases = [
-        {"name": case.name, "what": case.what, "result": result.to_json()}
-        for case, result in results
-    ]
-    content = {"version": RESULT_VERSION, "command": command, "cases": cases}
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def _print(command: str, results: list[tuple[Case, BenchResult]], as_markdown: bool) -> None:
-    for case, result in results:
-        title = f"{case.what}, latent {'x'.join(map(str, result.feed_shapes[INPUT]))}"
-        if as_markdown:
-            print(f"**{title}**\n\n{markdown(result)}")
-        else:
-            print(title)
-            print_result(console(), result)
-    if as_markdown:
-        print(f"{LEGEND}\n\n`{command}` on {machine_line(results[0][1])}.")
-
-
-def _tell(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@ import platform
 
 import pytest
 
-from converter.memory import resident_bytes
 from converter.heap import return_freed_memory
+from converter.memory import resident_bytes
 
 BLOCKS, SIZE = 4096, 16384
 

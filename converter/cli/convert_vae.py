@@ -131,6 +131,13 @@ PHASES = {
     type=click.Path(path_type=Path),
     help="Compare OUTPUT with INPUT, layer by layer too, in a .html, .md or .json file.",
 )
+@click.option(
+    "--min-psnr",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="DB",
+    help="Least PSNR of every output in the validation. Where Winograd misses it, auto does "
+    "without. Default: what the precision explains.",
+)
 @click.option("--no-validate", is_flag=True, help="Do not run both graphs and compare.")
 @click.option(
     "--shape",

@@ -40,6 +40,11 @@ class Tolerance:
     def __str__(self) -> str:
         return f"PSNR >= {self.min_psnr_db:g} dB and max abs <= {self.max_abs_of_range:g} of range"
 
+    def at(self, min_psnr_db: float) -> Tolerance:
+        """Another PSNR; if it is lower, single elements may be off by as much more as their RMS."""
+        factor = 10 ** (max(0.0, self.min_psnr_db - min_psnr_db) / 20)
+        return Tolerance(min_psnr_db, self.max_abs_of_range * factor)
+
     def to_json(self) -> dict[str, float | None]:
         """The two limits by name; a PSNR of inf, for equal values, is None."""
         fields: dict[str, float | None] = jsonable(self)

@@ -103,13 +103,15 @@ def validate(
     provider: str = AUTO,
     settings: SessionSettings | None = None,
     tolerance: Tolerance | None = None,
+    min_psnr: float | None = None,
     progress: Progress = lambda stage: None,
 ) -> Validation:
     """Run both graphs on one seeded feed and judge the difference.
 
     `settings` are those of the sessions; only the candidate's is strict. `shapes` fixes the shape
     of inputs by name; other dynamic dimensions get the smallest sizes
-    that the reference runs on. Without `tolerance` it follows from the precision of the graphs.
+    that the reference runs on. Without `tolerance` it follows from the precision of the graphs, and
+    from `min_psnr` in dB if that is given.
     The two graphs are never loaded at the same time. Raises `UserError` when the interfaces
     differ or a graph does not run.
     """
@@ -119,6 +121,8 @@ def validate(
     check_same(interface, read_interface(after, candidate))
     if tolerance is None:
         tolerance = _tolerance_of(interface, before, after)
+    if min_psnr is not None:
+        tolerance = tolerance.at(min_psnr)
     ladder = tuple(feeds.shape_ladder(interface.inputs, before, shapes or {}))
     del before, after
     seeded = Seeded(Path(reference), interface.inputs, ladder, seed)

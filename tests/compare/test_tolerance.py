@@ -9,6 +9,7 @@ from converter.compare.tolerance import (
     DOUBLE,
     FP16,
     FP32,
+    Tolerance,
     for_types,
     round_down,
     round_up,
@@ -26,6 +27,12 @@ F32, F16, BF, F64 = (
 
 def test_fp32_limits_are_the_stated_ones():
     assert (FP32.min_psnr_db, FP32.max_abs_of_range) == (90.0, 1e-4)
+
+
+def test_another_least_psnr_loosens_single_elements_by_as_much_and_never_tightens_them():
+    assert FP32.at(70).min_psnr_db == 70
+    assert FP32.at(70).max_abs_of_range == pytest.approx(1e-3)
+    assert FP32.at(120) == Tolerance(120, 1e-4)
 
 
 def test_limits_loosen_with_the_precision():
