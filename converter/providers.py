@@ -83,13 +83,15 @@ def choose(provider: str = AUTO) -> Usable:
 
 
 def make_session(
-    path: str | Path, provider: str = AUTO, settings: SessionSettings | None = None
+    model: str | Path | bytes, provider: str = AUTO, settings: SessionSettings | None = None
 ) -> Session:
-    """Load the model at `path` on a usable provider; raises as `choose` and `Session` do."""
+    """Load a file or serialized model on a usable provider; raises as `choose` and `Session`."""
     usable = choose(provider)
     settings = settings or SessionSettings()
     keep_caches(usable.name, settings.provider_options)
-    return Session(str(path), usable.name, usable.id, settings)
+    return Session(
+        str(model) if isinstance(model, Path) else model, usable.name, usable.id, settings
+    )
 
 
 def keep_caches(provider: str, given: Mapping[str, str]) -> None:

@@ -26,6 +26,9 @@ CPU_ID = "CPUExecutionProvider"
 HOST_IDS = (CPU_ID, "OpenVINOExecutionProvider")
 """Providers whose tensors lie in the host's memory; onnxruntime calls the others' device cuda."""
 
+DATA_FOLDER = "session.model_external_initializers_file_folder_path"
+"""An entry of onnxruntime's session options."""
+
 NO_ONNXRUNTIME = (
     "onnxruntime is not installed; install one of its extras: pip install 'convert-vae[cpu]' "
     "(or rocm, migraphx, cuda)."
@@ -66,12 +69,14 @@ class SessionSettings:
         threads: How many an operator may use on the CPU; None as onnxruntime chooses.
         arena: Whether onnxruntime keeps the host's memory for the next run, and plans it as one
             block. That is faster for small tensors; for large ones it can double the peak.
+        data_folder: Where the external data of a serialized model lies.
     """
 
     provider_options: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
     threads: int | None = None
     arena: bool = True
+    data_folder: str | None = None
 
 
 PLAIN = SessionSettings()
@@ -98,9 +103,7 @@ class Session:
         self.provider = provider
         self.provider_id = provider_id
         try:
-            self._session, self.assignment = recorded_session(
-                model, provider_id, settings.provider_options, settings.threads, settings.arena
-            )
+            self._session, self.assignment = recorded_session(model, provider_id, settings)
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             option = _option_failure(provider_id, settings.provider_options, error)
             if option:
@@ -215,49 +218,41 @@ def onnxruntime() -> ModuleType:
 
 
 def inference_session(
-    model: str | bytes,
-    provider_id: str,
-    provider_options: Mapping[str, str] | None = None,
-    threads: int | None = None,
-    arena: bool = True,
+    model: str | bytes, provider_id: str, settings: SessionSettings = PLAIN
 ) -> Any:
     """A raw session that asks for the provider; onnxruntime may still place it on the CPU."""
-    session = _make(
-        _options(threads, arena, provider_id), model, provider_id, provider_options or {}
-    )
+    session = _make(_options(settings, provider_id), model, provider_id, settings.provider_options)
     return_freed_memory()
     return session
 
 
 def recorded_session(
-    model: str | bytes,
-    provider_id: str,
-    provider_options: Mapping[str, str],
-    threads: int | None = None,
-    arena: bool = True,
+    model: str | bytes, provider_id: str, settings: SessionSettings
 ) -> tuple[Any, Assignment | None]:
     """The same, and which provider got which nodes; None for the CPU, which gets all."""
     if provider_id == CPU_ID:
-        return inference_session(model, provider_id, provider_options, threads, arena), None
+        return inference_session(model, provider_id, settings), None
     return record(
         onnxruntime().InferenceSession,
-        _options(threads, arena, provider_id),
-        lambda options: _make(options, model, provider_id, provider_options),
+        _options(settings, provider_id),
+        lambda options: _make(options, model, provider_id, settings.provider_options),
     )
 
 
-def _options(threads: int | None, arena: bool, provider_id: str) -> Any:
+def _options(settings: SessionSettings, provider_id: str) -> Any:
     options = onnxruntime().SessionOptions()
     if provider_id == CPU_ID:
         # A pattern is one block for all tensors, held beside what the first run allocated. The
         # default order computes what is far from its reader early, so more is alive at once.
         options.execution_order = onnxruntime().ExecutionOrder.PRIORITY_BASED
-    options.intra_op_num_threads = threads or 0
-    options.enable_cpu_mem_arena = arena
-    options.enable_mem_pattern = arena and provider_id != CPU_ID
+    options.intra_op_num_threads = settings.threads or 0
+    options.enable_cpu_mem_arena = settings.arena
+    options.enable_mem_pattern = settings.arena and provider_id != CPU_ID
     options.log_severity_level = 3
     # A spinning pool starves any other pool of the process, such as PyTorch's.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if settings.data_folder is not None:
+        options.add_session_config_entry(DATA_FOLDER, settings.data_folder)
     return options
 
 

@@ -13,6 +13,8 @@ from converter.errors import UserError
 from converter.providers import AUTO
 from converter.runtime.arrays import Library, library_of, to_numpy
 from converter.runtime.graphs import open_graphs
+from converter.runtime.tiled import TiledGraphs
+from converter.runtime.tiles import Tiles
 from converter.session import Array, SessionSettings
 from converter.video_file import to_uint8
 
@@ -26,6 +28,7 @@ class Decoder:
         path: A clip graph (.onnx), or the manifest of a stream (.json).
         provider: Execution provider; `auto` takes the best that is usable here.
         settings: Of its sessions.
+        tiles: How frames that are larger than one tile are cut; None to decode them whole.
 
     Attributes:
         latent: The sizes (N, C, T, H, W) that are taken, None where any will do.
@@ -42,8 +45,10 @@ class Decoder:
         path: str | os.PathLike[str],
         provider: str = AUTO,
         settings: SessionSettings | None = None,
+        tiles: Tiles | None = None,
     ) -> None:
-        self._graphs = open_graphs(path, provider, settings)
+        graphs = open_graphs(path, provider, settings, raw=tiles is not None)
+        self._graphs = graphs if tiles is None else TiledGraphs(graphs, tiles)
         self.latent = self._graphs.latent
         self.chunk = self._graphs.chunk
         self.origin = self._graphs.origin
@@ -107,12 +112,14 @@ class Decoder:
             part = z[:, :, start : start + (self.chunk or total)]
             frames = graphs.frames(start, part.shape[2])
             value = decode(part)
+            given = library.of_array if isinstance(value, np.ndarray) else library.of_value
             if graphs.video_dtype == np.uint8:
-                yield library.of_value(value)[:, :frames]
+                yield given(value)[:, :frames]
             elif uint8:
-                yield library.of_array(_bytes(graphs.session.array(value)[:, :, :frames]))
+                video = value if isinstance(value, np.ndarray) else graphs.session.array(value)
+                yield library.of_array(_bytes(video[:, :, :frames]))
             else:
-                yield library.of_value(value)[:, :, :frames]
+                yield given(value)[:, :, :frames]
 
     def _fitting(self, z: Array) -> Array:
         """The latent in the graph's type; raises `UserError` where it does not fit."""

@@ -16,10 +16,11 @@ from converter import manifest, origin, providers
 from converter.errors import UserError
 from converter.manifest import FIRST, NEXT, Manifest
 from converter.origin import Origin
+from converter.runtime.unclamped import unclamped
 from converter.session import Array, Session, SessionSettings, TensorInfo
 
 Value = Any
-"""An `OrtValue`, on the device that made it."""
+"""An `OrtValue`, on the device that made it; or an array, where the host made it."""
 
 Passage = Callable[[Array], Value]
 """Takes the latent frames of one clip in order, a chunk a call, and gives their video."""
@@ -46,6 +47,7 @@ class Graphs(ABC):
         session: The session that does most of the work.
         origin: The upstream decoder that they were made of; None if they do not say.
         space: H' = H * space, W' = W * space; None where it is not known.
+        clamp: Whether a clamp to [-1, 1] was left out of the graphs, for the caller to make good.
     """
 
     latent: tuple[Size, Size, Size, Size, Size]
@@ -55,6 +57,7 @@ class Graphs(ABC):
     session: Session
     origin: Origin | None
     space: int | None
+    clamp: bool
 
     @abstractmethod
     def begin(self) -> Passage:
@@ -70,8 +73,10 @@ class ClipGraph(Graphs):
 
     chunk = None
 
-    def __init__(self, path: Path, provider: str, settings: SessionSettings) -> None:
-        self.session = providers.make_session(path, provider, settings)
+    def __init__(
+        self, path: Path, provider: str, settings: SessionSettings, *, raw: bool = False
+    ) -> None:
+        self.session, self.clamp = _load(path, None, provider, settings, raw)
         if len(self.session.inputs) != 1 or len(self.session.outputs) != 1:
             raise UserError(
                 f"{path} has {len(self.session.inputs)} inputs and {len(self.session.outputs)} "
@@ -107,10 +112,13 @@ class ClipGraph(Graphs):
 class StreamGraphs(Graphs):
     """The two graphs of a manifest; the caches stay on the device between chunks."""
 
-    def __init__(self, read: Manifest, provider: str, settings: SessionSettings) -> None:
+    def __init__(
+        self, read: Manifest, provider: str, settings: SessionSettings, *, raw: bool = False
+    ) -> None:
         self.spec = read.spec
-        self.session = providers.make_session(read.path(NEXT), provider, settings)
-        self._first = providers.make_session(read.path(FIRST), provider, settings)
+        video = self.spec.video_name
+        self.session, self.clamp = _load(read.path(NEXT), video, provider, settings, raw)
+        self._first, _ = _load(read.path(FIRST), video, provider, settings, raw)
         types = {info.name: info for info in (*self.session.inputs, *self.session.outputs)}
         self.dtype = _dtype(read.path(NEXT), types[self.spec.latent_name])
         self.video_dtype = _dtype(read.path(NEXT), types[self.spec.video_name])
@@ -146,9 +154,13 @@ class StreamGraphs(Graphs):
 
 
 def open_graphs(
-    path: str | os.PathLike[str], provider: str, settings: SessionSettings | None
+    path: str | os.PathLike[str],
+    provider: str,
+    settings: SessionSettings | None,
+    *,
+    raw: bool = False,
 ) -> Graphs:
-    """The graphs of a manifest or of a clip graph.
+    """The graphs of a manifest or of a clip graph; with `raw` see `Graphs.clamp`.
 
     Raises:
         UserError: a file is missing, changed, or not what it should be, or the provider is not
@@ -157,10 +169,21 @@ def open_graphs(
     path = Path(path)
     settings = replace(settings or SessionSettings(), arena=False)
     if manifest.is_manifest(path):
-        return StreamGraphs(manifest.read(path), provider, settings)
+        return StreamGraphs(manifest.read(path), provider, settings, raw=raw)
     if not path.is_file():
         raise UserError(f"the decoder {path} does not exist or is not a file.")
-    return ClipGraph(path, provider, settings)
+    return ClipGraph(path, provider, settings, raw=raw)
+
+
+def _load(
+    path: Path, video: str | None, provider: str, settings: SessionSettings, raw: bool
+) -> tuple[Session, bool]:
+    """The session of a graph, and whether a clamp of its video was left out."""
+    content = unclamped(path, video) if raw else None
+    if content is None:
+        return providers.make_session(path, provider, settings), False
+    settings = replace(settings, data_folder=str(path.parent.resolve()))
+    return providers.make_session(content, provider, settings), True
 
 
 def _dtype(path: Path, info: TensorInfo) -> np.dtype[Any]:
