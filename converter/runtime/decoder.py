@@ -32,6 +32,7 @@ class Decoder:
 
     Attributes:
         latent: The sizes (N, C, T, H, W) that are taken, None where any will do.
+        dtype: Of the latent; narrower floats are taken too.
         chunk: Latent frames a run; None where a whole clip is one run.
         origin: The upstream decoder that the graphs were made of; None if they do not say.
         space: H' = H * space, W' = W * space; None where it is not known.
@@ -50,6 +51,7 @@ class Decoder:
         graphs = open_graphs(path, provider, settings, raw=tiles is not None)
         self._graphs = graphs if tiles is None else TiledGraphs(graphs, tiles)
         self.latent = self._graphs.latent
+        self.dtype = self._graphs.dtype
         self.chunk = self._graphs.chunk
         self.origin = self._graphs.origin
         self.space = self._graphs.space

@@ -54,8 +54,8 @@ def pipeline(vae):
 def frames(pipe, kind="pt"):
     made = pipe(
         prompt_embeds=torch.zeros(1, 3, 8),
-        latents=latent(1, 4, 3, 6, 8),
-        height=6 * 4,
+        latents=latent(1, 4, 3, 4, 8),
+        height=4 * 4,
         width=8 * 4,
         num_frames=9,
         guidance_scale=1.0,
@@ -71,10 +71,10 @@ def test_a_whole_run_of_wans_pipeline(both):
     expected = frames(pipe).numpy()
     pipe.vae = DiffusersVAE(path, "cpu")
     video = frames(pipe)
-    assert expected.shape == (1, 9, 3, 24, 32)
+    assert expected.shape == (1, 9, 3, 16, 32)
     assert expected.std() > 0.01
     np.testing.assert_allclose(video.numpy(), expected, rtol=0, atol=TOLERANCE)
-    np.testing.assert_allclose(frames(pipe, "np").shape, (1, 9, 24, 32, 3))
+    np.testing.assert_allclose(frames(pipe, "np").shape, (1, 9, 16, 32, 3))
 
 
 def test_a_pipeline_is_made_with_it(both):
