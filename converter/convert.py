@@ -24,6 +24,7 @@ from converter.layout.view import View
 from converter.model_file import ExternalData, Model
 from converter.opset import OpsetChange
 from converter.output_files import PendingOutput
+from converter.passes.early_outputs import make_outputs_early
 from converter.passes.phase_upsample import phase_convolutions
 from converter.passes.redundant_expand import drop_redundant_expands
 from converter.passes.sum_of_squares import spell_out_l2_norms
@@ -251,6 +252,7 @@ def _lay_out(model: Model) -> dict[str, View]:
     report = make_frame_major(surgery, model.weights)
     phase_convolutions(surgery, Workshop(surgery, model.weights))
     spell_out_l2_norms(surgery)
+    make_outputs_early(surgery)
     close_model(surgery)
     return report.moved
 

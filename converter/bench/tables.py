@@ -42,6 +42,10 @@ class _Unit:
         return _three_digits(seconds / self.seconds)
 
 
+INPUTS_SHOWN = 3
+"""A decoder in stream form has dozens of inputs, one a cache; the JSON has them all."""
+
+
 def headings(result: BenchResult) -> tuple[str, ...]:
     """What `table_rows` has in its columns."""
     unit = _unit(result).name
@@ -60,7 +64,10 @@ def table_rows(result: BenchResult) -> list[tuple[str, ...]]:
 
 def conditions(result: BenchResult) -> str:
     """What was measured on, in one line."""
-    feed = " ".join(f"{name}={show_shape(shape)}" for name, shape in result.feed_shapes.items())
+    shown = list(result.feed_shapes.items())[:INPUTS_SHOWN]
+    feed = " ".join(f"{name}={show_shape(shape)}" for name, shape in shown)
+    if len(result.feed_shapes) > len(shown):
+        feed += f" and {len(result.feed_shapes) - len(shown)} more inputs"
     parts = [f"feed {feed}, seed {result.seed}" if feed else f"no inputs, seed {result.seed}"]
     done = min(len(lane.samples) for lane in result.lanes if not lane.failure)
     parts.append(f"rounds: {done}" + (f" of {result.rounds}" if done < result.rounds else ""))

@@ -73,6 +73,7 @@ class _Sinking:
         self._context = context
         self._outputs = {t.name for t in graph.outputs}
         self._made: set[str] = set()
+        self._idle = {id(node) for node in graph.nodes if not self._used(node)}
 
     def run(self) -> dict[str, View]:
         views = self._context.views
@@ -113,15 +114,17 @@ class _Sinking:
             self._context.views[x.name] = View(x, tuple(range(len(x.shape))))
 
     def _without_unused(self, nodes: Sequence[gs.Node]) -> list[gs.Node]:
-        """Drop nodes that this pass made and nothing came to use."""
+        """Drop nodes that this pass left without use; what had none before stays as it was."""
         kept = []
         for node in reversed(nodes):
-            used = any(t.outputs or t.name in self._outputs for t in node.outputs)
-            if used or hasattr(node, "origin"):
+            if self._used(node) or id(node) in self._idle:
                 kept.append(node)
             else:
                 node.inputs.clear()
         return list(reversed(kept))
+
+    def _used(self, node: gs.Node) -> bool:
+        return any(t.outputs or t.name in self._outputs for t in node.outputs)
 
     def _make(self, tensor: gs.Tensor) -> None:
         """Make a lazy tensor under its own name, once."""

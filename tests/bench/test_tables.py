@@ -79,3 +79,11 @@ def test_the_terminal_shows_all_of_it(capsys):
     shown = capsys.readouterr().out
     for words in ("second|.onnx", "2.00 [2.00 3.00]", "note: [one] is missing", "Example CPU"):
         assert words in shown
+
+
+def test_of_many_inputs_three_are_shown_and_the_others_counted():
+    shapes = {f"x{i}": (1, i) for i in range(5)}
+    line = tables.conditions(replace(TWO, feed_shapes=shapes))
+    assert line.startswith("feed x0=1x0 x1=1x1 x2=1x2 and 2 more inputs, seed 7;")
+    three = dict(list(shapes.items())[:3])
+    assert "more" not in tables.conditions(replace(TWO, feed_shapes=three))
