@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,9 +30,11 @@ from converter.cli.common import (
 from converter.errors import UserError
 from converter.report.terminal import console
 from converter.runtime import Decoder
-from converter.runtime.latent_files import list_latents
+from converter.runtime.choose_tiles import AUTO, chosen_tiles, fitting_tiles, look
+from converter.runtime.latent_files import list_latents, read_latent
 from converter.runtime.outputs import ARRAY, FOLDER, RAW, Format
 from converter.runtime.run import Done, Notify, decode_file, decode_to_pipe
+from converter.runtime.tiles import Tiles
 from converter.version import VERSION
 from converter.video_file import SUFFIXES as VIDEO_SUFFIXES
 from converter.video_file import Encoding
@@ -60,6 +63,20 @@ CRF_LIMIT = 63
     help="Quality of a video, smaller is better.",
 )
 @click.option("--uint8", is_flag=True, help="Bytes 1xTxHxWx3 in an .npy, not floats 1x3xTxHxW.")
+@click.option(
+    "--tile",
+    default=AUTO,
+    show_default=True,
+    metavar="auto|none|upstream|HxW",
+    help="Tiles that frames are cut into: of HxW pixels; as diffusers does; or, with auto, so only "
+    "where whole frames are estimated to need more memory than is free.",
+)
+@click.option(
+    "--overlap",
+    type=click.IntRange(min=0),
+    metavar="PIXELS",
+    help="By how much tiles of HxW overlap. Default: a quarter of the smaller side.",
+)
 @provider_choice()
 @click.option("--overwrite", is_flag=True, help="Replace OUT; of a folder, decode all anew.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -76,6 +93,8 @@ def main(
     fps: str,
     crf: int,
     uint8: bool,
+    tile: str,
+    overlap: int | None,
     provider: str,
     provider_options: tuple[str, ...],
     strict_provider: bool,
@@ -101,7 +120,9 @@ def main(
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     form = Format(_kind(kind, latents, out), Encoding(_fps(fps), crf), uint8)
     jobs = _jobs(latents, out, form, overwrite)
-    decoder = Decoder(model, provider, session_settings(provider_options, strict_provider))
+    settings = session_settings(provider_options, strict_provider)
+    tiles = _tiles(model, tile, overlap, [latent for latent, _ in jobs], name)
+    decoder = Decoder(model, provider, settings, tiles)
     if form.kind == RAW:
         with _progress(quiet, latents.name) as notify:
             decode_to_pipe(decoder, latents, name, _stdout(), notify)
@@ -186,6 +207,28 @@ def _jobs(latents: Path, out: Path, form: Format, overwrite: bool) -> list[tuple
     out.mkdir(exist_ok=True)
     suffix = "" if form.kind == FOLDER else form.kind
     return [(path, out / f"{path.stem}{suffix}") for path in paths]
+
+
+def _tiles(
+    model: Path, asked: str, overlap: int | None, latents: list[Path], name: str | None
+) -> Tiles | None:
+    source = look(model)
+    if asked != AUTO:
+        return chosen_tiles(source, asked, overlap)
+    if overlap is not None:
+        raise UserError("--overlap is for --tile HxW; give both or neither.")
+    shapes = []
+    for latent in latents:
+        try:
+            shapes.append(read_latent(latent, name).shape)
+        except UserError:  # told when its turn comes
+            continue
+    largest = max(shapes, key=math.prod, default=None)
+    fitting = largest and fitting_tiles(source, largest)
+    if not fitting:
+        return None
+    click.echo(f"note: {fitting[1]}.", err=True)
+    return fitting[0]
 
 
 def _show(one: Done) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 from converter.cli.decode_vae import main
+from converter.runtime import Decoder, choose_tiles
+from converter.runtime.tiles import Axis, Tiles
 from tests import stream_graphs
 from tests.cli.command import HERE, assert_refused
 from tests.test_video_file import psnr, read
@@ -315,3 +318,38 @@ def test_an_existing_video_is_replaced_when_that_is_asked_for(tmp_path, model):
     done = decode_vae(model, tmp_path / "z.npy", tmp_path / "out.npy", "--overwrite", "-q")
     assert (done.exit_code, done.output) == (0, "")
     assert np.load(tmp_path / "out.npy").shape == (1, 3, 7, HEIGHT, WIDTH)
+
+
+def test_tiles_of_a_size(tmp_path, model):
+    z = smooth()
+    source = save(tmp_path / "z.npy", z)
+    done = decode_vae(model, source, tmp_path / "out.npy", "--tile", "32x48", "--overlap", 8)
+    assert done.exit_code == 0, done.stderr
+    video = np.load(tmp_path / "out.npy")
+    tiles = Tiles(Axis(32, 24), Axis(48, 40), space=1)
+    np.testing.assert_array_equal(video, Decoder(model, "cpu", tiles=tiles).decode(z))
+    assert np.abs(video - expected(z)).max() > 1e-3
+
+
+def test_tiles_by_themselves_where_memory_is_short(tmp_path, model, monkeypatch):
+    source = save(tmp_path / "z.npy", smooth())
+    tiles = Tiles(Axis(32, 24), Axis(48, 40), space=1)
+    monkeypatch.setattr(choose_tiles, "upstream_tiles", lambda origin: tiles)
+    look = choose_tiles.look
+    monkeypatch.setattr(
+        "converter.cli.decode_vae.look", lambda path: replace(look(path), origin=object())
+    )
+    monkeypatch.setattr(choose_tiles, "available_bytes", lambda: 1000)
+    done = decode_vae(model, source, tmp_path / "out.npy")
+    assert done.exit_code == 0
+    assert done.stderr.startswith("note: whole frames would take about ")
+    assert "tiles of 32x48" in done.stderr
+    expected_video = Decoder(model, "cpu", tiles=tiles).decode(smooth())
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected_video)
+
+
+def test_bad_tiles(tmp_path, model):
+    arguments = (model, save(tmp_path / "z.npy", smooth()), tmp_path / "out.npy")
+    assert_refused(decode_vae(*arguments, "--tile", "small"), "--tile small is none of")
+    assert_refused(decode_vae(*arguments, "--overlap", 8), "--overlap is for --tile HxW")
+    assert_refused(decode_vae(*arguments, "--tile", "upstream"), "does not say what it was made of")
