@@ -27,23 +27,21 @@ UNBLOCKED_SLOWDOWN = 1.5
 
 @dataclass(frozen=True)
 class Rates:
-    """What a target does in a second, in round numbers; only their proportions matter.
+    """What a target does in a second; only the proportions matter.
 
     Attributes:
         products: Multiply-adds of a Conv2D.
-        volume_slowdown: How many times slower a Conv3D runs through its products.
         bytes_moved: Bytes read or written by operators that compute little.
         launch: Seconds to start one operator.
     """
 
     products: float
-    volume_slowdown: float
     bytes_moved: float
     launch: float
 
 
-CPU = Rates(products=50e9, volume_slowdown=1.1, bytes_moved=8e9, launch=5e-6)
-GPU = Rates(products=20e12, volume_slowdown=3.0, bytes_moved=1e12, launch=1e-5)
+CPU = Rates(products=50e9, bytes_moved=8e9, launch=5e-6)
+GPU = Rates(products=20e12, bytes_moved=1e12, launch=1e-5)
 RATES: Mapping[str, Rates] = {
     "generic": CPU,
     "cpu": CPU,

@@ -66,6 +66,24 @@ class Transform:
     at: Array
     bias: Array
 
+    def data(self, tiles: int) -> Array:
+        """B^T of neighbouring tiles, a block diagonal of stride m: (J * tiles, tiles * m + r - 1).
+
+        Its product with x viewed as (T_in, C*H*W) reads as (tiles, J*C, H, W).
+        """
+        (m, j) = self.at.shape
+        d = np.zeros((j * tiles, tiles * m + j - m))
+        for p in range(tiles):
+            d[p * j : (p + 1) * j, p * m : p * m + j] = self.bt
+        return d
+
+    def output(self, tiles: int) -> Array:
+        """A^T of neighbouring tiles, a block diagonal: (tiles * m, J * tiles).
+
+        Its product with the Conv's result viewed as (tiles * J, O*H*W) is the output's frames.
+        """
+        return np.kron(np.eye(tiles), self.at)
+
 
 def products(m: int, r: int = 3) -> int:
     """J, the number of products that F(m, r) takes for m frames; directly they are r * m."""
@@ -164,32 +182,19 @@ def transform_bias(b: npt.NDArray[np.generic], m: int, r: int = 3) -> npt.NDArra
 
 
 def data_matrix(tiles: int, m: int, frames: int | None = None, r: int = 3) -> Array:
-    """B^T on a block diagonal of stride m: (J * tiles, frames + r - 1).
+    """`Transform.data` of F(m, r): (J * tiles, frames + r - 1).
 
-    Its product with x viewed as (T_in, C*H*W) reads as (tiles, J*C, H, W). ``frames`` is the number
-    of output frames wanted, tiles * m by default; fewer leave out columns, as if zero frames
-    followed x.
+    ``frames`` is the number of output frames wanted, tiles * m by default; fewer leave out columns,
+    as if zero frames followed x.
     """
     frames = _checked_frames(tiles, m, frames)
-    bt = matrices(m, r).bt
-    j = len(bt)
-    d = np.zeros((j * tiles, tiles * m + r - 1))
-    for p in range(tiles):
-        d[p * j : (p + 1) * j, p * m : p * m + j] = bt
-    return d[:, : frames + r - 1]
+    return matrices(m, r).data(tiles)[:, : frames + r - 1]
 
 
 def output_matrix(tiles: int, m: int, frames: int | None = None, r: int = 3) -> Array:
-    """A^T on a block diagonal: (frames, J * tiles).
-
-    Its product with the Conv's result viewed as (tiles * J, O*H*W) is the output (frames, O, H, W).
-    ``frames`` is tiles * m by default; fewer leave out the last rows.
-    """
+    """`Transform.output` of F(m, r): (frames, J * tiles); fewer frames leave out the last rows."""
     frames = _checked_frames(tiles, m, frames)
-    a = np.zeros((m * tiles, products(m, r) * tiles))
-    for p in range(tiles):
-        a[p * m : (p + 1) * m, p * products(m, r) : (p + 1) * products(m, r)] = matrices(m, r).at
-    return a[:frames]
+    return matrices(m, r).output(tiles)[:frames]
 
 
 def _array(rows: Sequence[Sequence[Fraction]] | Sequence[Fraction]) -> Array:

@@ -106,11 +106,7 @@ def data_matrix(run: Segment, pads: tuple[int, int], t: int) -> tuple[Array, int
         pads: (begin, end) frames of zeros around the input.
         t: Frames of the input.
     """
-    bt = transform(run.m).bt
-    j = len(bt)
-    padded = np.zeros((j * run.tiles, run.tiles * run.m + TAPS - 1))
-    for p in range(run.tiles):
-        padded[p * j : (p + 1) * j, p * run.m : p * run.m + j] = bt
+    padded = transform(run.m).data(run.tiles)
     first, last = run.first - pads[0], run.first - pads[0] + run.frames + TAPS - 1
     low, high = max(first, 0), min(last, t)
     return padded[:, low - first : high - first], low, high
@@ -118,7 +114,7 @@ def data_matrix(run: Segment, pads: tuple[int, int], t: int) -> tuple[Array, int
 
 def output_matrix(run: Segment) -> Array:
     """A^T of a run of tiles: (frames, J*P); rows beyond the frames wanted are left out."""
-    return np.kron(np.eye(run.tiles), transform(run.m).at)[: run.frames]
+    return transform(run.m).output(run.tiles)[: run.frames]
 
 
 def taps_as_rows(w: Array) -> Array:

@@ -328,6 +328,9 @@ def test_an_output_in_the_middle_keeps_its_name_and_layout(tmp_path: Path) -> No
     )
     counts = convert_and_compare(model, tmp_path)
     assert counts["Transpose"] == 3
+    # An Unsqueeze that makes an output would copy once more.
+    makers = {n.output[0]: n.op_type for n in onnx.load(tmp_path / "out.onnx").graph.node}
+    assert makers["b"] == makers["y"] == "Transpose"
 
 
 def test_a_nested_graph_reads_the_original_layout(tmp_path: Path) -> None:
