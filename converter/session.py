@@ -241,12 +241,9 @@ def recorded_session(
 
 def _options(settings: SessionSettings, provider_id: str) -> Any:
     options = onnxruntime().SessionOptions()
-    if provider_id == CPU_ID:
-        # A pattern is one block for all tensors, held beside what the first run allocated. The
-        # default order computes what is far from its reader early, so more is alive at once.
-        options.execution_order = onnxruntime().ExecutionOrder.PRIORITY_BASED
     options.intra_op_num_threads = settings.threads or 0
     options.enable_cpu_mem_arena = settings.arena
+    # A pattern is one block for all tensors of a run, held beside what the first run allocated.
     options.enable_mem_pattern = settings.arena and provider_id != CPU_ID
     options.log_severity_level = 3
     # A spinning pool starves any other pool of the process, such as PyTorch's.

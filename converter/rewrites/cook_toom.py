@@ -71,7 +71,7 @@ class Transform:
 
         Its product with x viewed as (T_in, C*H*W) reads as (tiles, J*C, H, W).
         """
-        (m, j) = self.at.shape
+        m, j = self.at.shape
         d = np.zeros((j * tiles, tiles * m + j - m))
         for p in range(tiles):
             d[p * j : (p + 1) * j, p * m : p * m + j] = self.bt
@@ -82,7 +82,7 @@ class Transform:
 
         Its product with the Conv's result viewed as (tiles * J, O*H*W) is the output's frames.
         """
-        return np.kron(np.eye(tiles), self.at)
+        return np.kron(np.eye(tiles), self.at).astype(np.float64)
 
 
 def products(m: int, r: int = 3) -> int:

@@ -165,6 +165,14 @@ PASSES = {
         ],
         [constant("k", [1, 1, 1, 2, 2])],
     ),
+    "axes of size 1 that come and go, in any order, counted from either end": (
+        [
+            node("Unsqueeze", ["a", "new"], "u"),
+            node("Neg", ["u"], "k"),
+            node("Squeeze", ["k", "gone"]),
+        ],
+        [i64("new", [3, -6]), i64("gone", [-6, 3])],
+    ),
     "swap there and back": (
         [
             node("Transpose", ["a"], "h", perm=[0, 2, 1, 3, 4]),
@@ -288,6 +296,10 @@ STOPS = {
             node("Sub", ["a", "u"]),
         ],
         [i64("axes", [1])],
+    ),
+    "vector made at run time": (
+        [node("ReduceMean", ["a", "axes"], "v", keepdims=0), node("Mul", ["a", "v"])],
+        [i64("axes", [0, 1, 2, 3])],
     ),
     "pad of the batch": (
         [node("Pad", ["a", "p"], "h"), node("Slice", ["h", "s", "e", "ax"])],

@@ -144,3 +144,14 @@ def test_left_alone(name: str, tmp_path: Path) -> None:
     count, ops = apply(model(arguments.pop("modes"), **arguments), tmp_path)
     assert count == 0
     assert ops == {"Resize": 1, "Conv": 1}
+
+
+def test_left_alone_where_two_convs_read_the_large_frames(tmp_path: Path) -> None:
+    proto = model(FLOOR)
+    second = helper.make_node("Conv", ["big", "w", "b"], ["z"], pads=[1, 1, 1, 1])
+    proto.graph.node.append(second)
+    z = helper.make_tensor_value_info("z", TensorProto.FLOAT, [2, O, "h", "w"])
+    proto.graph.output.append(z)
+    count, ops = apply(proto, tmp_path)
+    assert count == 0
+    assert ops == {"Resize": 1, "Conv": 2}

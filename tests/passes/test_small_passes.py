@@ -88,13 +88,15 @@ def l2(opset: int, dtype: int = TensorProto.FLOAT, keepdims: int = 1):
     return build([node], {}, ["y"], opset, dtype)
 
 
+@pytest.mark.parametrize("keepdims", [0, 1])
 @pytest.mark.parametrize("opset", [13, 17, 18])
-def test_l2_norm_spelt_out(opset: int) -> None:
-    count, ops, changed = after(l2(opset), spell_out_l2_norms)
+def test_l2_norm_spelt_out(opset: int, keepdims: int) -> None:
+    count, ops, changed = after(l2(opset, keepdims=keepdims), spell_out_l2_norms)
     assert count == 1
     assert ops == {"Mul": 1, "ReduceSum": 1, "Sqrt": 1}
     (y,) = ReferenceEvaluator(changed).run(None, {"x": X})
-    expected = np.sqrt((X.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
+    expected = np.sqrt((X.astype(np.float64) ** 2).sum(axis=1, keepdims=bool(keepdims)))
+    assert y.shape == expected.shape
     np.testing.assert_allclose(y, expected, rtol=1e-6)
 
 
