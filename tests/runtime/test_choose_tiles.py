@@ -125,7 +125,7 @@ print(memory.peak_bytes() - before)
 
 
 def test_the_estimate_holds_against_the_measured_peak(tmp_path):
-    """Within a factor of two, and on the safe side but for what is small."""
+    """On the safe side: this graph has few small tensors, so that less is lost between them."""
     path = stream_graphs.write(tmp_path / "a.json", dynamic=True)
     source = look(path)
     size = (700, 900)
@@ -139,6 +139,5 @@ def test_the_estimate_holds_against_the_measured_peak(tmp_path):
     estimate = source.need((1, 8, 6, *size))
     assert read(path).spec.latent[3:] == (None, None)
     assert measured > 1e8
-    assert measured < 1.1 * estimate
-    assert estimate < 2.2 * measured
+    assert measured < estimate < 3 * measured
     assert np.isfinite(measured)
