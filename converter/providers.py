@@ -51,6 +51,7 @@ PROVIDERS = (
     Provider("openvino", "OpenVINOExecutionProvider", "openvino", "onnxruntime-openvino"),
     Provider("cpu", CPU_ID, "", "'convert-vae[cpu]'"),
 )
+MIOPEN_CACHES = {"MIOPEN_USER_DB_PATH": "miopen", "MIOPEN_CUSTOM_CACHE_DIR": "miopen"}
 NAMES = tuple(provider.name for provider in PROVIDERS)
 
 
@@ -101,10 +102,15 @@ def keep_caches(provider: str, given: Mapping[str, str]) -> None:
     """
     if provider not in ("rocm", "migraphx"):
         return
-    folders = {"MIOPEN_USER_DB_PATH": "miopen", "MIOPEN_CUSTOM_CACHE_DIR": "miopen"}
+    folders = dict(MIOPEN_CACHES)
     # The variable would override the option.
     if provider == "migraphx" and "migraphx_model_cache_dir" not in given:
         folders["ORT_MIGRAPHX_MODEL_CACHE_PATH"] = "migraphx"
+    _set_folders(folders)
+
+
+def _set_folders(folders: Mapping[str, str]) -> None:
+    """Environment variable -> folder within the user's cache folder, where it is not set yet."""
     for variable, name in folders.items():
         if variable not in os.environ:
             folder = user_cache_path("convert-vae") / name
@@ -121,6 +127,8 @@ def _why_unusable(provider: Provider) -> str:
             f"{provider.name}: the installed onnxruntime {ort.__version__} has no {provider.id}; "
             f"uninstall it and pip install {provider.package}."
         )
+    if provider.name in ("rocm", "migraphx"):
+        _set_folders(MIOPEN_CACHES)  # MIOpen may look at them once only, at the first session.
     # The native log would say on stderr what the sentence below says. The level cannot be read,
     # so it is left at that of every session made here: errors.
     ort.set_default_logger_severity(4)

@@ -18,7 +18,7 @@ from onnx import TensorProto
 from converter.assignment import Assignment, record
 from converter.errors import UserError
 from converter.heap import return_freed_memory
-from converter.kernels import names
+from converter.strictness import more_than_shapes
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -34,12 +34,6 @@ NO_ONNXRUNTIME = (
     "(or rocm, migraphx, cuda)."
 )
 MESSAGE_LIMIT = 400
-
-SHAPE_ARITHMETIC = names(
-    "Add Cast Ceil Concat ConstantOfShape Div Equal Expand Floor Gather Identity Max Min Mod Mul "
-    "Range ReduceProd Reshape Shape Size Slice Split Squeeze Sub Unsqueeze Where"
-)
-"""What onnxruntime runs on the CPU on purpose, to know sizes before it allocates."""
 
 
 class NotSupportedError(UserError):
@@ -122,7 +116,7 @@ class Session:
             )
         _check_options(self._session, provider_id, settings.provider_options)
         if settings.strict:
-            self._check_strict()
+            self._check_strict(model)
         self.inputs = tuple(_info(node) for node in self._session.get_inputs())
         self.outputs = tuple(_info(node) for node in self._session.get_outputs())
 
@@ -184,10 +178,10 @@ class Session:
     def _cannot_load(self) -> str:
         return f"{self._label} cannot be loaded by onnxruntime on {self.provider_id}"
 
-    def _check_strict(self) -> None:
+    def _check_strict(self, model: str | bytes) -> None:
         """Raise `UserError` if more than shape arithmetic runs on another provider."""
         elsewhere = () if self.assignment is None else self.assignment.elsewhere
-        work = [f"{op} ({name})" for op, name in elsewhere if op not in SHAPE_ARITHMETIC]
+        work = [f"{op} ({name})" for op, name in more_than_shapes(model, elsewhere)]
         if work:
             more = f" and {len(work) - 3} more" if len(work) > 3 else ""
             raise UserError(

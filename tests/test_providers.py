@@ -210,6 +210,29 @@ def test_amds_compilers_keep_what_they_find(monkeypatch, tmp_path, provider, giv
     assert all(Path(os.environ[v]).is_dir() for v in kept)
 
 
+@pytest.mark.parametrize(("name", "kept"), [("rocm", CACHES[:2]), ("migraphx", CACHES[:2])])
+def test_the_caches_are_known_to_the_first_session(runtime, monkeypatch, tmp_path, name, kept):
+    """MIOpen may look at them once only, and the first session is the one that probes."""
+    monkeypatch.setattr(module, "user_cache_path", lambda name: tmp_path / name)
+    unset_caches(monkeypatch)
+    provider = next(p for p in PROVIDERS if p.name == name)
+    runtime.landing = {provider.id: provider.id}
+    seen = {}
+    make = module.inference_session
+    monkeypatch.setattr(
+        module, "inference_session", lambda *a: (seen.update(os.environ), make(*a))[1]
+    )
+    choose(name)
+    assert {v for v in CACHES if v in seen} == set(kept)
+
+
+def test_where_there_is_no_such_provider_no_folder_is_made(runtime, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "user_cache_path", lambda name: tmp_path / name)
+    unset_caches(monkeypatch)
+    choose()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_cache_folder_that_the_user_chose_stays(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "user_cache_path", lambda name: tmp_path / name)
     for variable in CACHES:

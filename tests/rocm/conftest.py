@@ -8,13 +8,27 @@ import pytest
 
 from tests.rocm.machine import Machine, NotInstalledError, make_machine
 
+ROCM = (
+    "onnxruntime-rocm==1.22.2.post3",
+    "libonnxruntime_providers_rocm.so",
+    "ROCMExecutionProvider",
+)
+MIGRAPHX = (
+    "onnxruntime-migraphx==1.27.1",
+    "libonnxruntime_providers_migraphx.so",
+    "MIGraphXExecutionProvider",
+)
+"""Requirement, the provider's library, the provider."""
 
-def _machine(request: pytest.FixtureRequest, requirement: str, stem: str, provider: str) -> Machine:
+
+def _machine(
+    request: pytest.FixtureRequest, requirement: str, library: str, provider: str
+) -> Machine:
     cache = request.config.cache
     assert cache is not None
     folder = cache.mkdir(requirement.replace("==", "-"))
     try:
-        return make_machine(requirement, f"libonnxruntime_providers_{stem}.so", provider, folder)
+        return make_machine(requirement, library, provider, folder)
     except NotInstalledError as error:
         if os.environ.get("CI"):
             pytest.fail(str(error))
@@ -23,11 +37,9 @@ def _machine(request: pytest.FixtureRequest, requirement: str, stem: str, provid
 
 @pytest.fixture(scope="session")
 def rocm(request: pytest.FixtureRequest) -> Machine:
-    return _machine(request, "onnxruntime-rocm==1.22.2.post3", "rocm", "ROCMExecutionProvider")
+    return _machine(request, *ROCM)
 
 
 @pytest.fixture(scope="session")
 def migraphx(request: pytest.FixtureRequest) -> Machine:
-    return _machine(
-        request, "onnxruntime-migraphx==1.27.1", "migraphx", "MIGraphXExecutionProvider"
-    )
+    return _machine(request, *MIGRAPHX)

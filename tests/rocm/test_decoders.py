@@ -11,6 +11,7 @@ from converter import convert, convert_stream
 from converter.convert import Options
 from converter.manifest import FIRST, NEXT, read
 from converter.placement import place
+from converter.strictness import more_than_shapes
 from models.source import FAMILIES
 from tests.rocm.asking import ask
 
@@ -58,6 +59,8 @@ def assert_agreement(machine, paths, placements):
         }, path.name
         ops = {n.name: n.op_type for n in onnx.load(path, load_external_data=False).graph.node}
         fallen = {ops[name] for name in elsewhere - set(placement.constants)}
+        shapes = [(ops[name], name) for name in placement.shape_work]
+        assert more_than_shapes(str(path), shapes) == [], path.name
         assert not {op for op in fallen if op in IS_WORK or op.startswith(("Reduce", "Instance"))}
 
 

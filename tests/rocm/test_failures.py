@@ -115,6 +115,35 @@ def test_conv_at_opset_22_falls_to_the_cpu_and_is_told(rocm, tmp_path):
     assert "does not run on ROCMExecutionProvider alone" in found["error"]
 
 
+def test_a_reshape_of_the_video_is_no_shape_arithmetic(rocm, tmp_path):
+    """From opset 21 on it falls to the CPU, and would do so in the middle of the decoder."""
+    nodes = [
+        N("Relu", ["x"], ["r"], name="relu"),
+        N("Reshape", ["r", "flat"], ["v"], name="reshape"),
+        N("Relu", ["v"], ["y"], name="last"),
+    ]
+    flat = from_array(np.array([0, -1]), "flat")
+    graph = model(nodes, [value("x", ["N", 4, 4])], [value("y", [None] * 2)], [flat], opset=21)
+    path = save(graph, tmp_path / "m.onnx")
+    found = make_session(rocm, path, "rocm")
+    # Two of its four copy to the CPU and back.
+    assert found["description"].endswith("4/5 nodes, CPUExecutionProvider 1: Reshape")
+    found = make_session(rocm, path, "rocm", strict=True)
+    assert "ROCMExecutionProvider alone: Reshape (reshape) would not" in found["error"]
+
+
+def test_shape_arithmetic_may_be_elsewhere_in_a_strict_session(rocm, tmp_path):
+    nodes = [
+        N("Shape", ["x"], ["s"], name="shape"),
+        N("Max", ["s", "one"], ["t"], name="max"),
+        N("Reshape", ["x", "t"], ["y"], name="reshape"),
+    ]
+    one = from_array(np.array([1]), "one")
+    graph = model(nodes, [value("x", ["N", 4, "H"])], [value("y", [None] * 3)], [one])
+    found = make_session(rocm, save(graph, tmp_path / "m.onnx"), "rocm", strict=True)
+    assert found["description"].endswith("CPUExecutionProvider 1: Max")
+
+
 def test_for_its_target_the_same_graph_is_brought_to_18(rocm, tmp_path):
     source = save(conv3d(opset=22), tmp_path / "m.onnx")
     convert(source, tmp_path / "out.onnx", target="rocm", validate=False)
