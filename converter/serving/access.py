@@ -1,4 +1,4 @@
-"""Who may ask: a bearer token, if there is one; health stays open for probes."""
+"""Who may ask: a bearer token, if there is one; the page, and health for probes, stay open."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
+OPEN_PATHS = ("/", "/openapi.json", "/v2/health/live", "/v2/health/ready")
+"""They say nothing of the models."""
 REFUSAL = "this server needs the header Authorization: Bearer TOKEN, with its own token"
 
 

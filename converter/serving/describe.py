@@ -39,6 +39,7 @@ def model_config(model: ServedModel) -> Json:
         "input": [_config_tensor(tensor) for tensor in model.inputs],
         "output": [_config_tensor(tensor) for tensor in model.outputs],
         "model_transaction_policy": {"decoupled": model.streams},
+        "parameters": {"placement": {"string_value": model.description}},
     }
 
 

@@ -10,6 +10,7 @@ class Status(Enum):
 
     INVALID = 400
     NOT_FOUND = 404
+    NOT_ACCEPTABLE = 406
     TOO_LARGE = 413
     FULL = 429
     STOPPING = 503

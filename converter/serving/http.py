@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from contextlib import aclosing
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-import numpy as np
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -16,16 +12,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from converter.serving import describe
-from converter.serving.errors import RequestError, Status, invalid
-from converter.serving.http_tensors import HEADER_LENGTH, Body, parse, response
-from converter.serving.inference import InferenceRequest
+from converter.serving import describe, http_decode
+from converter.serving.connection import unless_gone
+from converter.serving.errors import RequestError, Status
+from converter.serving.http_tensors import HEADER_LENGTH, Body, parse, ready_alone, response
 from converter.serving.limits import read_body
 from converter.serving.metrics import CONTENT_TYPE
-from converter.serving.model import Results, ServedModel
+from converter.serving.model import ServedModel
+from converter.serving.openapi import document
+from converter.serving.page import page
 from converter.serving.server import Server
 
-T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 
 PROTOCOL = "http"
@@ -45,6 +42,8 @@ def application(server: Server) -> Starlette:
         Route("/v2/models/stats", handlers.statistics),
         Route("/v2/repository/index", handlers.repository_index, methods=["POST"]),
         Route("/metrics", handlers.metrics),
+        Route("/openapi.json", handlers.openapi),
+        Route("/", handlers.page),
     ]
     for prefix in (model, versioned):
         routes += [
@@ -53,6 +52,7 @@ def application(server: Server) -> Starlette:
             Route(f"{prefix}/config", handlers.model_config),
             Route(f"{prefix}/stats", handlers.statistics),
             Route(f"{prefix}/infer", handlers.infer, methods=["POST"]),
+            Route(f"{prefix}/decode", handlers.decode, methods=["POST"]),
         ]
     return Starlette(
         routes=routes,
@@ -92,7 +92,7 @@ class _Handlers:
 
     async def repository_index(self, request: Request) -> Response:
         body = await self._body(request)
-        ready_only = b'"ready"' in bytes(body) and b"true" in bytes(body)
+        ready_only = await run_in_threadpool(ready_alone, body)
         return JSONResponse(describe.repository_index(self._server, ready_only))
 
     async def metrics(self, request: Request) -> Response:
@@ -104,20 +104,23 @@ class _Handlers:
         asked = await run_in_threadpool(
             parse, model, body, request.headers.get(HEADER_LENGTH.lower())
         )
-        results = await _unless_gone(request, self._whole(model, asked.request))
+        results = await unless_gone(
+            request, self._server.infer_whole(model, asked.request, PROTOCOL)
+        )
         made = await run_in_threadpool(response, model, asked, results)
         return _send(made, request.headers.get("accept-encoding", ""))
 
-    async def _whole(self, model: ServedModel, asked: InferenceRequest) -> Results:
-        """All results of a request as one: the chunks of a stream joined along T."""
-        async with aclosing(self._server.infer(model, asked, PROTOCOL)) as parts:  # type: ignore[type-var]
-            results = [result async for result in parts]
-        if len(results) == 1:
-            return results[0]
-        return {
-            name: await run_in_threadpool(np.concatenate, [part[name] for part in results], 2)
-            for name in results[0]
-        }
+    async def decode(self, request: Request) -> Response:
+        model = self._model(request)
+        asked = http_decode.asked(model, request)
+        body = await self._body(request)
+        return await http_decode.decode(self._server, model, asked, request, body)
+
+    async def page(self, request: Request) -> Response:
+        return page()
+
+    async def openapi(self, request: Request) -> Response:
+        return JSONResponse(document())
 
     async def _body(self, request: Request) -> memoryview:
         headers = request.headers
@@ -132,26 +135,6 @@ class _Handlers:
         return self._server.model(
             request.path_params["name"], request.path_params.get("version", "")
         )
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client hangs up."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_hang_up(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise invalid("the client has gone")
-        return task.result()
-    finally:
-        for each in (task, gone):
-            each.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _hang_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _send(body: Body, accepted: str) -> Response:

@@ -106,6 +106,18 @@ def parse(model: ServedModel, body: memoryview, header_length: str | None) -> As
     return Asked(InferenceRequest(inputs, outputs, identifier, parameters), binary)
 
 
+def ready_alone(body: memoryview) -> bool:
+    """Whether a request for the repository's index wants ready models only.
+
+    Raises:
+        RequestError: it is not such a request.
+    """
+    ready = _object(bytes(body)).get("ready", False) if body else False
+    if not isinstance(ready, bool):
+        raise invalid(f"ready is {ready!r}, not true or false")
+    return ready
+
+
 def response(model: ServedModel, asked: Asked, results: Mapping[str, Array]) -> Body:
     """The body that answers a request.
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
+
+import numpy as np
 
 from converter.errors import UserError
 from converter.serving.errors import RequestError, Status, invalid
@@ -109,6 +112,19 @@ class Server:
                     "frames": frames,
                 },
             )
+
+    async def infer_whole(
+        self, model: ServedModel, request: InferenceRequest, protocol: str
+    ) -> Results:
+        """All results of a request as one: the chunks of a stream joined along T. As `infer`."""
+        async with aclosing(self.infer(model, request, protocol)) as parts:  # type: ignore[type-var]
+            results = [result async for result in parts]
+        if len(results) == 1:
+            return results[0]
+        return {
+            name: await asyncio.to_thread(np.concatenate, [part[name] for part in results], 2)
+            for name in results[0]
+        }
 
     async def close(self) -> None:
         """Take no more requests, and finish those that were taken."""
