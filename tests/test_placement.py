@@ -92,6 +92,16 @@ def test_an_opset_or_ir_version_that_the_release_does_not_load_is_a_problem():
     assert place(relu, "migraphx").complete
 
 
+def test_the_obstacle_is_what_keeps_a_session_from_being_made():
+    assert place(conv(), "rocm").obstacle == ""
+    assert place(conv(opset=22), "rocm").obstacle == ""  # It runs on the CPU, alas.
+    assert place(one("Relu", opset=23), "rocm").obstacle == (
+        "opset 23 is newer than 22, the last it loads"
+    )
+    double = place(conv(TensorProto.DOUBLE), "rocm").obstacle
+    assert double.startswith("n: ROCMExecutionProvider has Conv not for double")
+
+
 def test_an_operator_without_kernel_is_judged_by_its_definition():
     assert place(one("Mish"), "rocm").complete  # Softplus, Tanh, Mul
     late = place(one("Mish", opset=22), "rocm")

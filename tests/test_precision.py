@@ -378,6 +378,42 @@ def test_what_fp16_cannot_hold_stays_in_fp32_and_is_named(tmp_path):
     assert bf16.precision.kept == {}
 
 
+def test_a_scalar_that_fp16_would_make_zero_stays_in_fp32_and_is_named(tmp_path):
+    nodes = [
+        N("Conv", ["x", "w"], ["h"], name="conv"),
+        N("Mul", ["h", "tiny"], ["m"], name="scale"),
+        N("Mul", ["m", "half"], ["y"], name="halve"),
+    ]
+    constants = {"tiny": np.float32(1e-6), "half": np.float32(0.5)}
+    graph = model(
+        nodes,
+        [value("x", (1, 8, 6, 7))],
+        [value("y", [None] * 4)],
+        [
+            from_array(draw((8, 8, 3, 3), 1), "w"),
+            *(from_array(np.array(v), k) for k, v in constants.items()),
+        ],
+    )
+    narrow, result = lowered(graph, tmp_path, "fp16", precision_scope="all")
+    assert result.precision.kept == {"scale": "its constant tiny is 1e-06, too small for fp16"}
+    types = operand_types(narrow)
+    assert (types["conv"], types["scale"], types["halve"]) == (FP16, FLOAT, FP16)
+
+
+def test_what_only_moves_values_is_not_rounded_again(tmp_path):
+    nodes = [
+        N("Conv", ["x", "w"], ["h"], name="first", pads=[1] * 4),
+        N("Relu", ["h"], ["r"], name="relu"),
+        N("Neg", ["r"], ["t"], name="neg"),
+        N("Conv", ["t", "w"], ["y"], name="second", pads=[1] * 4),
+    ]
+    w = from_array(draw((8, 8, 3, 3), 1) / 8, "w")
+    graph = model(nodes, [value("x", (1, 8, 6, 7))], [value("y", [None] * 4)], [w])
+    narrow, _ = lowered(graph, tmp_path, "bf16", precision_scope="all", target="cpu")
+    casts = [n for n in narrow.graph.node if n.op_type == "Cast"]
+    assert len(casts) == 7  # To bf16 and back for x and both sums, and the weights' one.
+
+
 def norm_block():
     """Conv -> L2 norm over channels -> SiLU -> attention -> Conv, as Wan's decoder has it.
 

@@ -14,6 +14,7 @@ from converter.session import (
     NotSupportedError,
     RunError,
     Session,
+    SessionSettings,
     TensorInfo,
     first_line,
     onnxruntime,
@@ -135,6 +136,8 @@ class FakeRuntime:
         self.made = []
         self.entries = {}
         self.landing = landing
+        self.options = {}
+        self.placed = []
         self.__version__ = "9.9"
 
     def SessionOptions(self):  # noqa: N802
@@ -146,7 +149,8 @@ class FakeRuntime:
             get_providers=lambda: self.landing,
             get_inputs=list,
             get_outputs=list,
-            get_provider_graph_assignment_info=list,
+            get_provider_graph_assignment_info=lambda: self.placed,
+            get_provider_options=lambda: self.options,
         )
 
     InferenceSession.get_provider_graph_assignment_info = None  # It tells who runs what.
@@ -169,6 +173,41 @@ def test_the_cpu_may_take_what_the_provider_does_not(monkeypatch):
     fake.landing = [CPU_ID]
     Session("a.onnx", "cpu", CPU_ID)
     assert fake.made[1][0] == [CPU_ID]
+
+
+def test_an_option_that_the_provider_ignores_without_a_word_is_an_error(monkeypatch):
+    fake = FakeRuntime(["ROCMExecutionProvider", CPU_ID])
+    fake.options = {"ROCMExecutionProvider": {"device_id": "1"}}
+    monkeypatch.setattr(module, "onnxruntime", lambda: fake)
+    Session("a.onnx", "rocm", "ROCMExecutionProvider", SessionSettings({"device_id": "1"}))
+    asked, cpu = fake.made[0][0]
+    assert (asked, cpu) == (("ROCMExecutionProvider", {"device_id": "1"}), CPU_ID)
+    with pytest.raises(UserError, match="ROCMExecutionProvider has no option 'devise_id'"):
+        Session("a.onnx", "rocm", "ROCMExecutionProvider", SessionSettings({"devise_id": "1"}))
+
+
+def test_a_strict_session_names_what_would_run_elsewhere(monkeypatch):
+    fake = FakeRuntime(["ROCMExecutionProvider", CPU_ID])
+    monkeypatch.setattr(module, "onnxruntime", lambda: fake)
+    strict = SessionSettings(strict=True)
+
+    def part(provider, *nodes):
+        found = [SimpleNamespace(op_type=op, name=name) for op, name in nodes]
+        return SimpleNamespace(ep_name=provider, get_nodes=lambda: found)
+
+    fake.placed = [part("ROCMExecutionProvider", ("Conv", "a"))]
+    Session("a.onnx", "rocm", "ROCMExecutionProvider", strict)
+    fake.placed.append(part(CPU_ID, *(("Conv", f"n{i}") for i in range(5))))
+    with pytest.raises(UserError) as caught:
+        Session("a.onnx", "rocm", "ROCMExecutionProvider", strict)
+    assert str(caught.value) == (
+        "--strict-provider: a.onnx does not run on ROCMExecutionProvider alone: Conv (n0), "
+        "Conv (n1), Conv (n2) and 2 more would not; check-vae says why."
+    )
+    session = Session("a.onnx", "rocm", "ROCMExecutionProvider")
+    assert session.description == (
+        "onnxruntime 9.9 ROCMExecutionProvider 1/6 nodes, CPUExecutionProvider 5: Conv"
+    )
 
 
 def test_without_onnxruntime_the_extras_are_named(monkeypatch):

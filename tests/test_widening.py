@@ -239,6 +239,13 @@ def test_another_precision_is_refused(tmp_path, elem_type, precision, said, targ
     assert not (tmp_path / "out.onnx").exists()
 
 
+def test_an_opset_that_the_target_does_not_load_is_refused(tmp_path):
+    source = save(half(FP16), tmp_path / "source.onnx")
+    with pytest.raises(UserError, match="target rocm: opset 23 is newer than 22, the last"):
+        convert(source, tmp_path / "out.onnx", target="rocm", opset=23, validate=False)
+    assert not (tmp_path / "out.onnx").exists()
+
+
 @pytest.mark.parametrize("target", ["rocm", "cpu"])
 def test_what_would_not_load_is_refused(tmp_path, target):
     source = save(half(TensorProto.DOUBLE, opset=18), tmp_path / "source.onnx")
