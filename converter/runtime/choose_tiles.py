@@ -13,6 +13,7 @@ from converter.errors import UserError
 from converter.manifest import NEXT, StreamSpec
 from converter.origin import Origin, of_metadata
 from converter.runtime.memory_need import OVERHEAD, available_bytes, run_bytes
+from converter.runtime.summed_tiles import SummedTiles
 from converter.runtime.tiles import Axis, Tiles
 from converter.runtime.upstream_tiles import step_of, upstream_tiles
 
@@ -152,7 +153,8 @@ def chosen_tiles(source: Source, asked: str, overlap: int | None) -> Tiles | Non
 def fitting_tiles(source: Source, shape: tuple[int, ...]) -> tuple[Tiles, str] | None:
     """Upstream's tiles, and why, if a latent is estimated not to fit in memory whole.
 
-    None also where there are no such tiles, or the estimate cannot be made.
+    Those of Allegro, which upstream never decodes whole, wherever they cover the latent. None also
+    where there are no such tiles, or the estimate cannot be made.
 
     Args:
         source: What decodes.
@@ -161,6 +163,8 @@ def fitting_tiles(source: Source, shape: tuple[int, ...]) -> tuple[Tiles, str] |
     tiles = upstream_tiles(source.origin) if source.origin else None
     if tiles is None or not tiles.needed(*shape[3:]) or not source.any_size:
         return None
+    if isinstance(tiles, SummedTiles) and not tiles.misfit(shape):
+        return tiles, "decoding in tiles, as diffusers always does (--tile none decodes whole)"
     need, free = source.need(shape), available_bytes()
     if need is None or free is None or need <= free:
         return None

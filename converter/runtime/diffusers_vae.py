@@ -16,6 +16,7 @@ from converter.errors import UserError
 from converter.origin import Origin
 from converter.providers import AUTO
 from converter.runtime.decoder import Decoder
+from converter.runtime.summed_tiles import SummedTiles
 from converter.runtime.tiles import Axis, Tiles
 from converter.runtime.upstream_tiles import step_of, upstream_tiles
 from converter.session import SessionSettings
@@ -123,25 +124,32 @@ class DiffusersVAE(torch.nn.Module):
 
         Raises:
             UserError: the sizes are not whole latent pixels; upstream has no tiles and no sizes
-                were given; or the graph cannot be tiled.
+                were given; Allegro's were; or the graph cannot be tiled.
         """
         given = (
             (tile_sample_min_height, tile_sample_stride_height),
             (tile_sample_min_width, tile_sample_stride_width),
         )
         own = upstream_tiles(self._origin)
+        if own is not None and given == ((None, None), (None, None)):
+            self._tile(own)
+            return
+        if isinstance(own, SummedTiles):
+            raise UserError(f"the tiles of {self._origin.class_name} have one size: give none.")
         axes = [own.height, own.width] if own is not None else [None, None]
         height, width = (
             self._axis(axis, size, stride) for axis, (size, stride) in zip(axes, given, strict=True)
         )
-        tiles = Tiles(height, width, self._origin.space, step_of(self._origin))
-        self._decoder = Decoder(*self._opened, tiles=tiles)
-        self.use_tiling = True
+        self._tile(Tiles(height, width, self._origin.space, step_of(self._origin)))
 
     def disable_tiling(self) -> None:
         """Decode whole frames."""
         self._decoder = Decoder(*self._opened)
         self.use_tiling = False
+
+    def _tile(self, tiles: Tiles) -> None:
+        self._decoder = Decoder(*self._opened, tiles=tiles)
+        self.use_tiling = True
 
     def _axis(self, own: Axis | None, size: int | None, stride: int | None) -> Axis:
         if own is None and (size is None or stride is None):
