@@ -255,6 +255,14 @@ def _to_json(one: Done) -> dict[str, object]:
     }
 
 
+class _Count(ProgressColumn):
+    """Frames done, and of how many, where that is known."""
+
+    def render(self, task: Task) -> Text:
+        total = "" if task.total is None else f"/{task.total:.0f}"
+        return Text(f"{task.completed:.0f}{total} frames")
+
+
 class _Speed(ProgressColumn):
     """Frames a second over the last chunks, and the peak of memory."""
 
@@ -273,7 +281,7 @@ def _progress(quiet: bool, name: str) -> Iterator[Notify]:
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} frames"),
+        _Count(),
         _Speed(),
         TimeRemainingColumn(),
         console=console(stderr=True),

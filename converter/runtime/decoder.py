@@ -33,6 +33,7 @@ class Decoder:
     Attributes:
         latent: The sizes (N, C, T, H, W) that are taken, None where any will do.
         dtype: Of the latent; narrower floats are taken too.
+        video_dtype: Of the graph's video; one that makes bytes makes them always.
         chunk: Latent frames a run; None where a whole clip is one run.
         origin: The upstream decoder that the graphs were made of; None if they do not say.
         space: H' = H * space, W' = W * space; None where it is not known.
@@ -52,6 +53,7 @@ class Decoder:
         self._graphs = graphs if tiles is None else TiledGraphs(graphs, tiles)
         self.latent = self._graphs.latent
         self.dtype = self._graphs.dtype
+        self.video_dtype = self._graphs.video_dtype
         self.chunk = self._graphs.chunk
         self.origin = self._graphs.origin
         self.space = self._graphs.space
@@ -103,7 +105,7 @@ class Decoder:
             list(self._chunks(z[start : start + batch], plain, uint8))
             for start in range(0, n, batch)
         ]
-        axis = 1 if uint8 else 2
+        axis = 1 if uint8 or self.video_dtype == np.uint8 else 2
         video = np.concatenate([np.concatenate(chunks, axis) for chunks in videos])
         return library_of(latent).of_array(video)
 
@@ -138,6 +140,12 @@ class Decoder:
                     f"the latent has {given} on {axis}, but this decoder was made for {size}; "
                     "export it for that size."
                 )
+        least = 1 if self.origin is None else self.origin.least
+        if min(z.shape[3:]) < least:
+            raise UserError(
+                f"the latent has {z.shape[3]} on H and {z.shape[4]} on W, but this decoder takes "
+                f"no less than {least}."
+            )
         if not np.isfinite(z).all():
             raise UserError("the latent has values that are not finite (NaN or infinity).")
         return z.astype(wanted, copy=False)

@@ -172,7 +172,10 @@ def open_graphs(
         return StreamGraphs(manifest.read(path), provider, settings, raw=raw)
     if not path.is_file():
         raise UserError(f"the decoder {path} does not exist or is not a file.")
-    return ClipGraph(path, provider, settings, raw=raw)
+    graphs = ClipGraph(path, provider, settings, raw=raw)
+    if graphs.origin is not None and graphs.origin.graph.encoder:
+        raise UserError(f"{path} is an encoder; name a decoder.")
+    return graphs
 
 
 def _load(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+
 from converter import memory
 from converter.errors import UserError
 from converter.runtime.decoder import Decoder
@@ -74,6 +76,8 @@ def decode_to_pipe(
 def _open(
     decoder: Decoder, latent: Path, name: str | None, form: Format
 ) -> tuple[Array, Iterator[Array]]:
+    if decoder.video_dtype == np.uint8 and not form.wants_bytes:
+        raise UserError("this decoder makes bytes, not floats: give --uint8.")
     z = read_latent(latent, name)
     try:
         return z, decoder.stream(z, uint8=form.wants_bytes)

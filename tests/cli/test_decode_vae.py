@@ -20,6 +20,7 @@ from converter.runtime import Decoder, choose_tiles
 from converter.runtime.tiles import Axis, Tiles
 from tests import stream_graphs
 from tests.cli.command import HERE, assert_refused
+from tests.runtime.test_decoder import clip_of_bytes
 from tests.test_video_file import psnr, read
 
 HEIGHT, WIDTH = 64, 96
@@ -353,3 +354,14 @@ def test_bad_tiles(tmp_path, model):
     assert_refused(decode_vae(*arguments, "--tile", "small"), "--tile small is none of")
     assert_refused(decode_vae(*arguments, "--overlap", 8), "--overlap is for --tile HxW")
     assert_refused(decode_vae(*arguments, "--tile", "upstream"), "does not say what it was made of")
+
+
+def test_a_decoder_of_bytes(tmp_path):
+    path = clip_of_bytes(tmp_path / "m.onnx")
+    source = save(tmp_path / "z.npy", 40 + 100 * np.abs(smooth()))
+    arguments = (path, source, tmp_path / "out.npy")
+    assert_refused(decode_vae(*arguments), "this decoder makes bytes, not floats: give --uint8")
+    assert decode_vae(*arguments, "--uint8").exit_code == 0
+    assert np.load(tmp_path / "out.npy").shape == (1, 7, HEIGHT, WIDTH, 3)
+    assert decode_vae(path, source, tmp_path / "out.mp4").exit_code == 0
+    assert len(read(str(tmp_path / "out.mp4"))[0]) == 7

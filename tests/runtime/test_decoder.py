@@ -1,3 +1,5 @@
+import json
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -5,7 +7,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from converter import origin
 from converter.errors import UserError
+from converter.origin import GraphOptions, Origin
 from converter.runtime import Decoder
 from converter.runtime.graphs import StreamGraphs
 from tests import stream_graphs
@@ -29,6 +33,36 @@ def clip(path, shape=(1, 8, "T", "H", "W"), kind=TensorProto.FLOAT):
     onnx.save(
         helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path
     )
+    return path
+
+
+def clip_of_bytes(path):
+    """The first three channels as bytes, frames first, as of export-vae --uint8."""
+    info = helper.make_tensor_value_info
+    bounds = [
+        onnx.numpy_helper.from_array(np.array([value], np.int64), name)
+        for name, value in (("zero", 0), ("three", 3), ("one", 1))
+    ]
+    nodes = [
+        helper.make_node("Slice", ["latent", "zero", "three", "one"], ["s"]),
+        helper.make_node("Cast", ["s"], ["c"], to=TensorProto.UINT8),
+        helper.make_node("Transpose", ["c"], ["video"], perm=[0, 2, 3, 4, 1]),
+    ]
+    latent = info("latent", TensorProto.FLOAT, [1, 8, "T", "H", "W"])
+    video = info("video", TensorProto.UINT8, [1, "T", "H", "W", 3])
+    body = helper.make_graph(nodes, "g", [latent], [video], bounds)
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(body, opset_imports=opset, ir_version=8), path)
+    return path
+
+
+def with_origin(path, **changes):
+    """Note in a graph what it was made of."""
+    sizes = {"channels": 8, "video_channels": 3, "time": 1, "space": 1, "least": 1}
+    made = Origin("A", "0", {}, {}, frames="every", **(sizes | changes))
+    model = onnx.load(path)
+    model.metadata_props.add(key=origin.KEY, value=json.dumps(made.to_json()))
+    onnx.save(model, path)
     return path
 
 
@@ -189,6 +223,26 @@ def test_a_latent_that_does_not_fit_is_refused_at_once(tmp_path, z, complaint):
     decoder = Decoder(stream_graphs.write(tmp_path / "a.json"), "cpu")
     with pytest.raises(UserError, match=complaint):
         decoder.stream(z)
+
+
+@pytest.mark.parametrize("uint8", [True, False])
+def test_a_graph_of_bytes_makes_them_always(tmp_path, uint8):
+    decoder = Decoder(clip_of_bytes(tmp_path / "a.onnx"), "cpu")
+    assert decoder.video_dtype == np.uint8
+    z = np.random.default_rng(0).integers(0, 256, (2, 8, 3, 4, 5)).astype(np.float32)
+    video = decoder.decode(z, uint8=uint8)
+    np.testing.assert_array_equal(video, z[:, :3].transpose(0, 2, 3, 4, 1))
+
+
+def test_what_a_graph_says_of_itself(tmp_path):
+    decoder = Decoder(with_origin(clip(tmp_path / "a.onnx"), time=4, least=5), "cpu")
+    assert decoder.frames(3) == 12
+    assert decoder.space == 1
+    with pytest.raises(UserError, match="4 on H and 5 on W, but this decoder takes no less than 5"):
+        decoder.decode(stream_graphs.latent(3))
+    encoder = with_origin(clip(tmp_path / "b.onnx"), graph=GraphOptions(encoder=True))
+    with pytest.raises(UserError, match=r"b\.onnx is an encoder"):
+        Decoder(encoder, "cpu")
 
 
 def test_what_is_not_there(tmp_path):
