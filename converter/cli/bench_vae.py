@@ -24,7 +24,8 @@ from converter.cli.common import (
     reader_may_leave,
     session_settings,
 )
-from converter.report.terminal import console
+from converter.providers import choose
+from converter.report.terminal import console, print_provider
 from converter.version import VERSION
 
 
@@ -97,6 +98,7 @@ def main(
             click.echo(json.dumps(result.to_json(), indent=2))
         else:
             print_result(console(), result)
+            print_provider(console(), choose(provider), verbose=True)
     if result.interrupted:
         click.echo("error: interrupted; the rounds that were done are shown.", err=True)
         return EXIT_BAD_INPUT

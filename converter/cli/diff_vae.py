@@ -27,9 +27,10 @@ from converter.compare.feeding import FeedPlan
 from converter.compare.gates import Gates, Limits
 from converter.compare.layers import SLICE
 from converter.errors import UserError
+from converter.providers import choose
 from converter.report.diff_file import check_report_path, write_report
 from converter.report.diff_terminal import print_diff
-from converter.report.terminal import console
+from converter.report.terminal import console, print_provider
 from converter.version import VERSION
 
 PATH = click.Path(path_type=Path)
@@ -124,6 +125,8 @@ def main(
         if as_json:
             click.echo(json.dumps(result.to_json(), indent=2, allow_nan=False))
         elif not quiet:
+            if any(path.suffix != ".npz" for path in (reference, *candidates)):
+                print_provider(console(), choose(request.provider), verbose)
             print_diff(console(), result, frames=verbose)
         else:
             for candidate in result.candidates:

@@ -102,7 +102,7 @@ def print_verdict(out: Console, result: ConvertResult, verbose: bool = False) ->
         passed = result.validation.passed
         label = "[green]validation:[/green]" if passed else "[red]validation:[/red]"
         out.print(f"{label} {escape(result.validation.sentence())}", soft_wrap=True)
-        _print_provider(out, result.validation.provider, verbose)
+        print_provider(out, result.validation.provider, verbose)
     if result.written:
         out.print(f"written: {escape(str(result.output))}", soft_wrap=True)
     elif result.after is not None:
@@ -110,8 +110,8 @@ def print_verdict(out: Console, result: ConvertResult, verbose: bool = False) ->
         out.print(f"not written: {where} (--keep-invalid writes it all the same)", soft_wrap=True)
 
 
-def _print_provider(out: Console, provider: Usable, verbose: bool) -> None:
-    """Say which better providers did not run the validation; the reasons if asked for."""
+def print_provider(out: Console, provider: Usable, verbose: bool) -> None:
+    """Say which better providers than the one in use do not work here; why, if asked for."""
     if verbose:
         for reason in provider.why_not:
             out.print(f"  {escape(reason)}", soft_wrap=True)

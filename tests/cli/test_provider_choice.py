@@ -6,10 +6,12 @@ from click.testing import CliRunner
 from converter import convert
 from converter.cli import bench_vae, convert_vae, diff_vae, export_vae
 from converter.cli.common import session_settings
-from converter.compare import running
+from converter.compare import running, validate
 from converter.compare.diff import DiffRequest, diff
 from converter.errors import UserError
-from converter.session import SessionSettings
+from converter.providers import Usable
+from converter.session import CPU_ID, SessionSettings
+from tests.bench.results import TWO
 from tests.small_models import conv3d, save
 
 pytest.importorskip("onnxruntime")
@@ -137,3 +139,25 @@ def test_of_a_comparison_only_the_candidates_are_strict(monkeypatch, tmp_path, o
     assert {name for name, s in made if s.strict} == {"candidate.onnx"}
     assert [s.strict for name, s in made if name == "open.onnx"] == [False, False]
     assert len(made) > 4  # And those of the layers.
+
+
+@pytest.mark.parametrize("command", ["diff", "convert"])
+def test_auto_says_which_better_ones_do_not_work_here(monkeypatch, graph, tmp_path, command):
+    """In a line; with -v, why."""
+    pytest.importorskip("skimage")
+    usable = Usable("cpu", CPU_ID, ("rocm: its library lacks.", "cuda: there is no device."))
+    for where in (diff_vae, validate):
+        monkeypatch.setattr(where, "choose", lambda provider: usable)
+    other = graph if command == "diff" else tmp_path / "out.onnx"
+    text = invoke(command, graph, other).output
+    assert "provider: cpu; not usable here: rocm, cuda (-v says why)" in text
+    long = invoke(command, graph, other, "-v", *(() if command == "diff" else ("--overwrite",)))
+    assert "rocm: its library lacks." in long.output
+    assert "cuda: there is no device." in long.output
+
+
+def test_a_measurement_says_it_too(monkeypatch, graph):
+    usable = Usable("cpu", CPU_ID, ("rocm: its library lacks.",))
+    monkeypatch.setattr(bench_vae, "bench_graphs", lambda *given: TWO)
+    monkeypatch.setattr(bench_vae, "choose", lambda provider: usable)
+    assert "rocm: its library lacks." in invoke("bench", graph).output
