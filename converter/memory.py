@@ -9,6 +9,12 @@ from pathlib import Path
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+CGROUP_FILES = (
+    (CGROUP / "memory.max", CGROUP / "memory.current"),
+    (CGROUP / "memory/memory.limit_in_bytes", CGROUP / "memory/memory.usage_in_bytes"),
+)
 FORGET_PEAK = "5"
 """Written to `CLEAR_REFS`, it sets the peak to what is resident now (proc_pid_clear_refs(5))."""
 
@@ -44,3 +50,19 @@ def _status(key: str) -> int | None:
         return None
     found = re.search(rf"^{key}:\s+(\d+) kB$", STATUS.read_text(), re.MULTILINE)
     return int(found[1]) * 1024 if found else None
+
+
+def available_bytes() -> int | None:
+    """What this process may still take without swapping; None where the system does not tell.
+
+    The least of what the system has (MemAvailable of proc_meminfo(5)) and of what the control group
+    leaves (memory.max and memory.current of version 2, the limit and usage of version 1).
+    """
+    if not MEMINFO.is_file():
+        return None
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", MEMINFO.read_text(), re.MULTILINE)
+    left = [int(found[1]) * 1024] if found else []
+    for limit, usage in CGROUP_FILES:
+        with suppress(OSError, ValueError):  # absent, or "max"
+            left.append(int(limit.read_text()) - int(usage.read_text()))
+    return max(0, min(left)) if left else None

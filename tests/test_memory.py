@@ -46,3 +46,26 @@ def test_a_peak_that_cannot_be_forgotten_stays(monkeypatch, tmp_path):
     memory.forget_peak()
     monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path)
     memory.forget_peak()
+
+
+@pytest.mark.parametrize(
+    ("limit", "usage", "available"),
+    [
+        ("max", "1000", 2048 * 1024),
+        ("5000", "1000", 4000),
+        ("5000", "6000", 0),
+        (str(2**60), "1000", 2048 * 1024),
+    ],
+)
+def test_what_is_available_is_the_least_that_any_limit_leaves(
+    tmp_path, monkeypatch, limit, usage, available
+):
+    meminfo, files = tmp_path / "meminfo", (tmp_path / "limit", tmp_path / "usage")
+    meminfo.write_text("MemTotal:  9999 kB\nMemAvailable:    2048 kB\n")
+    for file, text in zip(files, (limit, usage), strict=True):
+        file.write_text(f"{text}\n")
+    monkeypatch.setattr(memory, "MEMINFO", meminfo)
+    monkeypatch.setattr(memory, "CGROUP_FILES", (files, (tmp_path / "no", tmp_path / "no")))
+    assert memory.available_bytes() == available
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "missing")
+    assert memory.available_bytes() is None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -11,13 +12,16 @@ from rich.filesize import decimal
 from converter import manifest
 from converter.errors import UserError
 from converter.manifest import NEXT, StreamSpec
+from converter.memory import available_bytes
 from converter.origin import Origin, of_metadata
-from converter.runtime.memory_need import OVERHEAD, available_bytes, run_bytes
+from converter.runtime.memory_need import OVERHEAD, run_bytes
 from converter.runtime.summed_tiles import SummedTiles
 from converter.runtime.tiles import Axis, Tiles
 from converter.runtime.upstream_tiles import step_of, upstream_tiles
 
 AUTO, NONE, UPSTREAM = "auto", "none", "upstream"
+SMALLEST = 8
+"""Latent pixels along H and W; smaller tiles are nearly all seam."""
 WEIGHTS_TIMES = 4
 """Measured, libraries included: weights are held as read, laid out for kernels, transformed."""
 
@@ -151,10 +155,11 @@ def chosen_tiles(source: Source, asked: str, overlap: int | None) -> Tiles | Non
 
 
 def fitting_tiles(source: Source, shape: tuple[int, ...]) -> tuple[Tiles, str] | None:
-    """Upstream's tiles, and why, if a latent is estimated not to fit in memory whole.
+    """Tiles that fit, and why, if a latent is estimated not to fit in memory whole.
 
-    Those of Allegro, which upstream never decodes whole, wherever they cover the latent. None also
-    where there are no such tiles, or the estimate cannot be made.
+    Upstream's; or, where they do not fit either, halves of them, with the same share of overlap,
+    down to the smallest. Those of Allegro, which upstream never decodes whole, wherever they cover
+    the latent. None also where there are no such tiles, or the estimate cannot be made.
 
     Args:
         source: What decodes.
@@ -168,11 +173,27 @@ def fitting_tiles(source: Source, shape: tuple[int, ...]) -> tuple[Tiles, str] |
     need, free = source.need(shape), available_bytes()
     if need is None or free is None or need <= free:
         return None
+    candidates = list(_ever_smaller(tiles))
+    fit = [tried for tried in candidates if (source.need(shape, tried) or 0) <= free]
+    tiles = fit[0] if fit else candidates[-1]
     height, width = (axis.size * tiles.space for axis in (tiles.height, tiles.width))
     return tiles, (
         f"whole frames would take about {decimal(need)}, and {decimal(free)} are free: decoding in "
         f"tiles of {height}x{width} (--tile none decodes whole)"
     )
+
+
+def _ever_smaller(tiles: Tiles) -> Iterator[Tiles]:
+    """Some tiles, and halves of them down to `SMALLEST` latent pixels; Allegro's stay one size."""
+    while True:
+        yield tiles
+        height, width = (
+            Axis(axis.size // 2, max(1, axis.size // 2 * axis.stride // axis.size))
+            for axis in (tiles.height, tiles.width)
+        )
+        if isinstance(tiles, SummedTiles) or min(height.size, width.size) < SMALLEST:
+            return
+        tiles = replace(tiles, height=height, width=width)
 
 
 def _sizes(tiles: Tiles, shape: tuple[int, ...]) -> list[tuple[int, int]]:

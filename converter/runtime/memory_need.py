@@ -21,8 +21,6 @@ OVERHEAD = 2.4
 """Measured over estimated, on the CPU provider, for a converted Wan 2.1 in chunks of 2: 2.0 to 2.4
 for latents of 12x12 to 60x37."""
 
-MEMINFO = Path("/proc/meminfo")
-
 
 def run_bytes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     """Bytes of the tensors of a run, inputs and outputs included, at most; None if not known.
@@ -54,16 +52,6 @@ def run_bytes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     if not {value.name for value in graph.output} <= set(sizes):
         return None
     return _most_at_once(graph, sizes)
-
-
-def available_bytes() -> int | None:
-    """Memory that is free or can be freed on this machine; None where the system does not tell."""
-    if not MEMINFO.is_file():
-        return None
-    for line in MEMINFO.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def _most_at_once(graph: onnx.GraphProto, sizes: Mapping[str, int]) -> int:

@@ -92,6 +92,17 @@ def test_tiles_where_memory_is_short(source, monkeypatch):
     assert fitting_tiles(source, shape) is None
 
 
+def test_smaller_tiles_where_upstreams_do_not_fit(source, monkeypatch):
+    shape = (1, 8, 5, 200, 300)
+    half = Tiles(Axis(32, 24), Axis(48, 32), 1)
+    smallest = Tiles(Axis(8, 6), Axis(12, 8), 1)
+    need = source.need(shape, chosen_tiles(source, "upstream", None))
+    assert source.need(shape, half) < need
+    for free, tiles in ((need, half), (1, smallest)):
+        monkeypatch.setattr(choose_tiles, "available_bytes", lambda free=free: free - (free > 1))
+        assert fitting_tiles(source, shape)[0] == tiles
+
+
 def test_a_graph_of_one_size_is_not_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(choose_tiles, "available_bytes", lambda: 0)
     fixed = replace(look(stream_graphs.write(tmp_path / "a.json")), origin=ORIGIN)

@@ -3,8 +3,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from converter.errors import UserError
-from converter.runtime import memory_need
-from converter.runtime.memory_need import available_bytes, run_bytes
+from converter.runtime.memory_need import run_bytes
 
 FLOAT = 4
 
@@ -59,11 +58,3 @@ def test_no_graph(tmp_path):
     (tmp_path / "g.onnx").write_bytes(b"no graph")
     with pytest.raises(UserError, match="cannot be read"):
         run_bytes(tmp_path / "g.onnx", {})
-
-
-def test_available(tmp_path, monkeypatch):
-    file = tmp_path / "meminfo"
-    monkeypatch.setattr(memory_need, "MEMINFO", file)
-    assert available_bytes() is None
-    file.write_text("MemTotal:  24000000 kB\nMemFree: 10 kB\nMemAvailable:   1234 kB\n")
-    assert available_bytes() == 1234 * 1024
