@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter import model_file, output_files
+from converter import export_check, model_file, output_files
+from converter.export_check import Check
 from converter.export_common import (
     CHECK_PROVIDER,
     DEFAULT_SIZE,
-    TOLERANCE,
     Clock,
     add_notes,
     count_conv3d,
     fitting,
-    max_abs_error,
     memory_errors,
     need_extra,
     open_decoder,
@@ -55,6 +54,7 @@ class ExportResult:
             `checked`; None where nothing was checked.
         checked: The latent shapes at which both were run.
         seconds: Time spent, by phase.
+        rounding: Upstream's own rounding error, where `tolerance` was derived from it.
     """
 
     source: str
@@ -70,6 +70,7 @@ class ExportResult:
     tolerance: float
     checked: tuple[tuple[int, ...], ...]
     seconds: Mapping[str, float]
+    rounding: float | None = None
 
     @property
     def equal(self) -> bool:
@@ -80,13 +81,11 @@ class ExportResult:
         """The verdict in one line."""
         if self.max_abs_error is None:
             return "not checked against upstream"
-        verdict = "equal to" if self.equal else "different from"
-        sign = "<=" if self.equal else ">"
-        figures = f"max abs {self.max_abs_error:.2e} {sign} {self.tolerance:g}"
+        verdict = export_check.verdict(self.max_abs_error, self.tolerance, self.rounding)
         places = (
             "1 latent shape" if len(self.checked) == 1 else f"{len(self.checked)} latent shapes"
         )
-        return f"{verdict} upstream's decode: {figures}, at {places}"
+        return f"{verdict}, at {places}"
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
@@ -103,6 +102,7 @@ class ExportResult:
             "graph": self.graph.to_json(),
             "max_abs_error": None if error is None or not np.isfinite(error) else error,
             "tolerance": self.tolerance,
+            "rounding": self.rounding,
             "checked": [list(shape) for shape in self.checked],
             "equal": self.equal,
             "seconds": dict(self.seconds),
@@ -122,7 +122,7 @@ def export(
     dynamic: bool = False,
     opset: int = 18,
     check: bool = True,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     provider: str = CHECK_PROVIDER,
     settings: SessionSettings | None = None,
     overwrite: bool = False,
@@ -140,7 +140,8 @@ def export(
         check: Run the graph by onnxruntime and upstream's `decode` by PyTorch on the same latent,
             and with `dynamic` also at sizes other than those it was traced with. If they differ
             by more than `tolerance`, nothing is written.
-        tolerance: Largest absolute error of the check.
+        tolerance: Largest absolute error of the check; by default 1e-5, or four times upstream's
+            own rounding error where that is more (`converter.export_check`).
         provider: Execution provider of the check; others than `cpu` round more coarsely.
         settings: Of the check's sessions.
         overwrite: Replace `out` if it exists.
@@ -170,16 +171,15 @@ def export(
         with clock.phase("write"):
             pending.write(model, external=model_file.wants_external(model, "auto"))
             file_bytes = pending.file_bytes()
-        checked: tuple[Shape, ...] = ()
-        error = None
+        checked: Check | None = None
         if check:
-            checked = (shape, *(_resized(shape, sizes) for sizes in UNSEEN_SIZES if dynamic))
+            shapes = [shape, *(_resized(shape, sizes) for sizes in UNSEEN_SIZES if dynamic)]
             with clock.phase("check"), memory_errors():
                 session = make_session(pending.model_path, provider, settings)
-                error = max_abs_error(
-                    opened.decoder, lambda z: session.run({INPUT: z})[OUTPUT], checked
+                checked = export_check.check(
+                    opened, lambda z: session.run({INPUT: z})[OUTPUT], shapes, tolerance
                 )
-        written = error is None or error <= tolerance
+        written = checked is None or checked.max_abs_error <= checked.tolerance
         if written:
             pending.commit()
     return ExportResult(
@@ -192,9 +192,10 @@ def export(
         video=video,
         dynamic=tuple(DYNAMIC_AXES.values()) if dynamic else (),
         graph=summarize(model.proto, count_conv3d(model), file_bytes),
-        max_abs_error=error,
-        tolerance=tolerance,
-        checked=checked,
+        max_abs_error=None if checked is None else checked.max_abs_error,
+        tolerance=export_check.TOLERANCE if checked is None else checked.tolerance,
+        checked=() if checked is None else checked.shapes,
+        rounding=None if checked is None else checked.rounding,
         seconds=clock.seconds,
     )
 

@@ -5,34 +5,26 @@ from __future__ import annotations
 import importlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from converter import origin
 from converter.errors import UserError
 from converter.export_graph import OPSETS
 from converter.model_file import Model
-from converter.session import Array
 from converter.version import VERSION
 
 if TYPE_CHECKING:
     from models.base import Decoder, Shape
     from models.source import Opened
 
-TOLERANCE = 1e-5
-"""Largest absolute error against upstream, on a video of [-1, 1]: fp32 rounding of some 40 layers
-in another order of summation makes 1e-6 to 1e-5."""
-
 CHECK_PROVIDER = "cpu"
 """Where a graph is compared with upstream: GPUs and NPUs may compute fp32 in less than fp32."""
 
 DEFAULT_SIZE = 16
-CHECK_SEED = 0
 METADATA_PREFIX = "export_vae."
 NEEDS = ("torch", "diffusers", "onnxscript", "safetensors")
 
@@ -112,28 +104,6 @@ def count_conv3d(model: Model) -> int:
     ranks = {tensor.name: len(tensor.dims) for tensor in model.proto.graph.initializer}
     convs = (node for node in model.proto.graph.node if node.op_type == "Conv")
     return sum(ranks.get(node.input[1]) == 5 for node in convs)
-
-
-def max_abs_error(
-    decoder: Decoder, decode: Callable[[Array], Array], shapes: Sequence[Shape]
-) -> float:
-    """Largest difference between `decode` and upstream on random latents, NaN if one has a NaN."""
-    import torch
-
-    generator = torch.Generator().manual_seed(CHECK_SEED)
-    errors = []
-    for shape in shapes:
-        latent = torch.randn(shape, generator=generator)
-        with torch.inference_mode():
-            reference = decoder.reference(latent).numpy()
-        video = decode(latent.numpy())
-        if video.shape != reference.shape:
-            raise UserError(
-                f"the graph makes {video.shape} of a latent {shape} where upstream makes "
-                f"{reference.shape}; please report this."
-            )
-        errors.append(np.abs(video - reference).max())
-    return float(np.max(errors))
 
 
 @contextmanager

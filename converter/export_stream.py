@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter import runtime, stream_files
+from converter import export_check, runtime, stream_files
 from converter.errors import UserError
+from converter.export_check import Check
 from converter.export_common import (
     CHECK_PROVIDER,
     DEFAULT_SIZE,
-    TOLERANCE,
     Clock,
     add_notes,
     count_conv3d,
     fitting,
-    max_abs_error,
     memory_errors,
     need_extra,
     open_decoder,
@@ -60,6 +59,7 @@ class StreamExportResult:
             `checked`; None where nothing was checked.
         checked: Shapes of the whole latents at which both were run.
         seconds: Time spent, by phase.
+        rounding: Upstream's own rounding error, where `tolerance` was derived from it.
     """
 
     source: str
@@ -76,6 +76,7 @@ class StreamExportResult:
     tolerance: float
     checked: tuple[tuple[int, ...], ...]
     seconds: Mapping[str, float]
+    rounding: float | None = None
 
     @property
     def equal(self) -> bool:
@@ -86,10 +87,9 @@ class StreamExportResult:
         """The verdict in one line."""
         if self.max_abs_error is None:
             return "not checked against upstream"
-        verdict, sign = ("equal to", "<=") if self.equal else ("different from", ">")
+        verdict = export_check.verdict(self.max_abs_error, self.tolerance, self.rounding)
         shapes = ", ".join("x".join(map(str, shape)) for shape in self.checked)
-        figures = f"max abs {self.max_abs_error:.2e} {sign} {self.tolerance:g}"
-        return f"{verdict} upstream's decode: {figures}, at {shapes}"
+        return f"{verdict}, at {shapes}"
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
@@ -107,6 +107,7 @@ class StreamExportResult:
             "data_bytes": self.data_bytes,
             "max_abs_error": None if error is None or not np.isfinite(error) else error,
             "tolerance": self.tolerance,
+            "rounding": self.rounding,
             "checked": [list(shape) for shape in self.checked],
             "equal": self.equal,
             "seconds": dict(self.seconds),
@@ -123,7 +124,7 @@ def export_stream(
     dynamic: bool = False,
     opset: int = 18,
     check: bool = True,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     provider: str = CHECK_PROVIDER,
     settings: SessionSettings | None = None,
     overwrite: bool = False,
@@ -142,7 +143,8 @@ def export_stream(
         check: Decode a clip of two and a half chunks by the graphs, in onnxruntime, and by
             upstream's `decode`, in PyTorch. If they differ by more than `tolerance`, nothing is
             written.
-        tolerance: Largest absolute error of the check.
+        tolerance: Largest absolute error of the check; by default 1e-5, or four times upstream's
+            own rounding error where that is more (`converter.export_check`).
         provider: Execution provider of the check; others than `cpu` round more coarsely.
         settings: Of the check's sessions.
         overwrite: Replace `out` if it exists.
@@ -176,16 +178,15 @@ def export_stream(
             spec = _spec(opened, stream, shape, dynamic)
             written_manifest = pending.write(graphs, spec)
             sizes = {r: written_manifest.path(r).stat().st_size for r in written_manifest.files}
-        checked: tuple[Shape, ...] = ()
-        error = None
+        checked: Check | None = None
         if check:
             frames = 2 * chunk + (chunk + 1) // 2
             places = (shape[3:], UNSEEN_SIZE) if dynamic else (shape[3:],)
-            checked = tuple((shape[0], shape[1], frames, h, w) for h, w in places)
+            shapes = tuple((shape[0], shape[1], frames, h, w) for h, w in places)
             with clock.phase("check"), memory_errors():
                 made = runtime.Decoder(pending.manifest_path, provider, settings)
-                error = max_abs_error(decoder, made.decode, checked)
-        written = error is None or error <= tolerance
+                checked = export_check.check(opened, made.decode, shapes, tolerance)
+        written = checked is None or checked.max_abs_error <= checked.tolerance
         if written:
             pending.commit()
     return StreamExportResult(
@@ -202,9 +203,10 @@ def export_stream(
             for role, model in graphs.items()
         },
         data_bytes=sizes["data"],
-        max_abs_error=error,
-        tolerance=tolerance,
-        checked=checked,
+        max_abs_error=None if checked is None else checked.max_abs_error,
+        tolerance=export_check.TOLERANCE if checked is None else checked.tolerance,
+        checked=() if checked is None else checked.shapes,
+        rounding=None if checked is None else checked.rounding,
         seconds=clock.seconds,
     )
 

@@ -55,7 +55,7 @@ class LTXVideoDecoder(Decoder):
         """Upstream's decode."""
         temb = None
         if self._vae.config.timestep_conditioning:
-            temb = torch.full((latent.shape[0],), DECODE_TIMESTEP)
+            temb = torch.full((latent.shape[0],), DECODE_TIMESTEP, dtype=latent.dtype)
         with untiled(self._vae):
             video: torch.Tensor = self._vae.decode(latent, temb).sample
         return video

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -59,7 +60,12 @@ class Opened:
     family: Family
     decoder: Decoder
     seed: int | None
+    vae: nn.Module
     origin: Origin
+
+    def in_float64(self) -> Decoder:
+        """A copy of the decoder that computes its `reference` in float64."""
+        return self.family.wrap(copy.deepcopy(self.vae).double())
 
 
 def open_source(source: str, seed: int | None) -> Opened:
@@ -198,7 +204,7 @@ def _seeded(family: Family, config: Mapping[str, Any], seed: int, what: str) -> 
 
 def _opened(family: Family, vae: nn.Module, seed: int | None) -> Opened:
     decoder = family.wrap(vae)
-    return Opened(family, decoder, seed, describe(vae, decoder.geometry))
+    return Opened(family, decoder, seed, vae, describe(vae, decoder.geometry))
 
 
 def _build(family: Family, config: Mapping[str, Any], what: str) -> nn.Module:

@@ -29,7 +29,9 @@ HUNYUAN_VIDEO_15: dict[str, Any] = {
 
 COGVIDEOX: dict[str, Any] = {
     "latent_channels": 4,
-    "block_out_channels": [4, 8, 8, 8],
+    "block_out_channels": [4, 8, 8],
+    "down_block_types": ["CogVideoXDownBlock3D"] * 3,
+    "up_block_types": ["CogVideoXUpBlock3D"] * 3,
     "layers_per_block": 1,
     "norm_num_groups": GROUPS,
 }

@@ -144,7 +144,7 @@ def test_the_defaults(calls):
         "dynamic": False,
         "opset": 18,
         "check": True,
-        "tolerance": 1e-5,
+        "tolerance": None,
         "provider": "cpu",
         "settings": SessionSettings(),
         "overwrite": False,
