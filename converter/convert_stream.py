@@ -167,4 +167,7 @@ def _shapes(read: Manifest, role: str, options: Options) -> dict[str, tuple[int,
     shapes = spec.inputs(height, width)
     if wanted:
         shapes[spec.latent_name] = wanted
-    return shapes if role == NEXT else {spec.latent_name: shapes[spec.latent_name]}
+    if role == NEXT:
+        return shapes
+    n, c, frames, height, width = shapes[spec.latent_name]
+    return {spec.latent_name: (n, c, frames + spec.lead, height, width)}

@@ -24,7 +24,9 @@ from converter.export_common import (
     refuse_opset,
 )
 from converter.export_graph import INPUT, OUTPUT, trace
+from converter.export_storage import store
 from converter.model_file import Model
+from converter.origin import AS_UPSTREAM, GraphOptions
 from converter.providers import choose, make_session
 from converter.result import GraphSummary, summarize
 from converter.session import SessionSettings
@@ -120,6 +122,7 @@ def export(
     seed: int | None = None,
     latent: tuple[int, ...] | None = None,
     dynamic: bool = False,
+    options: GraphOptions = AS_UPSTREAM,
     opset: int = 18,
     check: bool = True,
     tolerance: float | None = None,
@@ -136,6 +139,7 @@ def export(
         seed: Makes random weights, for a preset or a folder without weights.
         latent: Shape of the input; by default 1xCx3x16x16.
         dynamic: T, H and W may have any size; N stays.
+        options: What else the graph does, and how its weights are stored.
         opset: 18 to 25.
         check: Run the graph by onnxruntime and upstream's `decode` by PyTorch on the same latent,
             and with `dynamic` also at sizes other than those it was traced with. If they differ
@@ -160,7 +164,7 @@ def export(
     # Opened before the work, so that a folder that cannot be written is known at once.
     with output_files.pending_output(out) as pending:
         with clock.phase("open"):
-            opened = open_decoder(source, seed)
+            opened = open_decoder(source, seed).adapted(options)
         if latent is None:
             channels = opened.decoder.geometry.channels
             latent = (1, channels, DEFAULT_FRAMES, DEFAULT_SIZE, DEFAULT_SIZE)
@@ -168,6 +172,9 @@ def export(
         with clock.phase("trace"), memory_errors():
             model = _trace(opened.decoder, shape, dynamic, opset)
         add_notes(model, source, opened)
+        conv3d = count_conv3d(model)
+        if options.weights != "float32":
+            store(model, options.weights)
         with clock.phase("write"):
             pending.write(model, external=model_file.wants_external(model, "auto"))
             file_bytes = pending.file_bytes()
@@ -189,9 +196,9 @@ def export(
         family=opened.family.name,
         seed=opened.seed,
         latent=shape,
-        video=video,
+        video=(video[0], *video[2:], video[1]) if options.uint8 else video,
         dynamic=tuple(DYNAMIC_AXES.values()) if dynamic else (),
-        graph=summarize(model.proto, count_conv3d(model), file_bytes),
+        graph=summarize(model.proto, conv3d, file_bytes),
         max_abs_error=None if checked is None else checked.max_abs_error,
         tolerance=export_check.TOLERANCE if checked is None else checked.tolerance,
         checked=() if checked is None else checked.shapes,

@@ -30,6 +30,8 @@ onnxruntime's norms sum one number after the other where PyTorch's sum in a tree
 Allegro, which has a norm before each of 120 convolutions: 3.4 times. A mistake shows as 100."""
 
 SEED = 0
+HALF_RANGE = 127.5
+"""Levels of uint8 that 1.0 is worth."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,15 @@ def check(
         with torch.inference_mode():
             reference = opened.decoder.reference(latent).numpy()
         video = decode(latent.numpy())
+        if video.dtype == np.uint8:
+            video = video.transpose(0, 4, 1, 2, 3)
         if video.shape != reference.shape:
             raise UserError(
                 f"the graph makes {video.shape} of a latent {tuple(latent.shape)} where upstream "
                 f"makes {reference.shape}; please report this."
             )
         references.append(reference)
-        errors.append(np.abs(video - reference).max())
+        errors.append(_difference(video, reference))
     error, rounding = float(np.max(errors)), None
     limit = TOLERANCE if tolerance is None else tolerance
     if tolerance is None and error > limit:
@@ -105,3 +109,12 @@ def check(
         rounding = float(np.max(own))
         limit = max(limit, ROUNDINGS * rounding)
     return Check(tuple(shapes), error, limit, rounding)
+
+
+def _difference(video: Array, reference: Array) -> float:
+    """The largest error; of pixels what is more than the rounding to a level, on [-1, 1]."""
+    if video.dtype != np.uint8:
+        return float(np.abs(video - reference).max())
+    levels = (reference.astype(np.float64).clip(-1, 1) + 1) * HALF_RANGE
+    off = np.abs(video - levels).max() - 0.5
+    return float(np.maximum(off, 0) / HALF_RANGE)

@@ -29,8 +29,10 @@ from converter.export_common import (
     refuse_opset,
 )
 from converter.export_graph import INPUT, OUTPUT, Signature, trace_call
+from converter.export_storage import store
 from converter.manifest import FIRST, NEXT, CacheEntry, StreamSpec
 from converter.model_file import Model
+from converter.origin import AS_UPSTREAM, GraphOptions
 from converter.providers import choose
 from converter.result import GraphSummary, summarize
 from converter.session import SessionSettings
@@ -122,6 +124,7 @@ def export_stream(
     seed: int | None = None,
     latent: tuple[int, ...] | None = None,
     dynamic: bool = False,
+    options: GraphOptions = AS_UPSTREAM,
     opset: int = 18,
     check: bool = True,
     tolerance: float | None = None,
@@ -139,6 +142,7 @@ def export_stream(
         seed: Makes random weights, for a preset or a folder without weights.
         latent: Shape of the latent input; its T must be `chunk`. By default 1xCxCHUNKx16x16.
         dynamic: H and W may have any size; N and T stay.
+        options: What else the graph does, and how its weights are stored.
         opset: 18 to 25.
         check: Decode a clip of two and a half chunks by the graphs, in onnxruntime, and by
             upstream's `decode`, in PyTorch. If they differ by more than `tolerance`, nothing is
@@ -164,7 +168,7 @@ def export_stream(
     clock = Clock(notify)
     with stream_files.pending_stream(out) as pending:
         with clock.phase("open"):
-            opened = open_decoder(source, seed)
+            opened = open_decoder(source, seed).adapted(options)
         decoder = opened.decoder
         shape = _shape(decoder, latent, chunk)
         with clock.phase("trace"), memory_errors():
@@ -174,13 +178,18 @@ def export_stream(
             graphs = _trace(stream, shape, dynamic, opset)
         for model in graphs.values():
             add_notes(model, source, opened)
+        conv3d = {role: count_conv3d(model) for role, model in graphs.items()}
+        if options.weights != "float32":
+            for model in graphs.values():
+                store(model, options.weights)
         with clock.phase("write"):
             spec = _spec(opened, stream, shape, dynamic)
             written_manifest = pending.write(graphs, spec)
             sizes = {r: written_manifest.path(r).stat().st_size for r in written_manifest.files}
         checked: Check | None = None
         if check:
-            frames = 2 * chunk + (chunk + 1) // 2
+            part = (chunk + 1) // 2  # of the last chunk
+            frames = stream.lead + 2 * chunk + part + part % stream.multiple
             places = (shape[3:], UNSEEN_SIZE) if dynamic else (shape[3:],)
             shapes = tuple((shape[0], shape[1], frames, h, w) for h, w in places)
             with clock.phase("check"), memory_errors():
@@ -199,7 +208,7 @@ def export_stream(
         latent=shape,
         dynamic=dynamic,
         graphs={
-            role: summarize(model.proto, count_conv3d(model), sizes[role])
+            role: summarize(model.proto, conv3d[role], sizes[role])
             for role, model in graphs.items()
         },
         data_bytes=sizes["data"],
@@ -230,6 +239,7 @@ def _trace(stream: Stream, shape: Shape, dynamic: bool, opset: int) -> dict[str,
     if dynamic:
         h, w = TRACED_SIZE
     latent = torch.zeros(n, c, t, h, w)
+    longer = torch.zeros(n, c, t + stream.lead, h, w)
     caches = [
         torch.zeros(n, cache.channels, cache.frames, h * cache.scale, w * cache.scale)
         for cache in stream.caches
@@ -241,7 +251,7 @@ def _trace(stream: Stream, shape: Shape, dynamic: bool, opset: int) -> dict[str,
     ]
     outputs = (OUTPUT, *(f"cache_out.{cache.name}" for cache in stream.caches))
     inputs = (INPUT, *(f"cache_in.{cache.name}" for cache in stream.caches))
-    first = Signature((latent,), (INPUT,), outputs, (any_size[0],) if dynamic else None)
+    first = Signature((longer,), (INPUT,), outputs, (any_size[0],) if dynamic else None)
     following = Signature(
         (latent, caches), inputs, outputs, (any_size[0], any_size[1:]) if dynamic else None
     )
@@ -273,4 +283,6 @@ def _spec(opened: Opened, stream: Stream, shape: Shape, dynamic: bool) -> Stream
         latent_name=INPUT,
         video_name=OUTPUT,
         origin=opened.origin,
+        lead=stream.lead,
+        multiple=stream.multiple,
     )

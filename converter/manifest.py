@@ -47,15 +47,18 @@ class StreamSpec:
 
     Attributes:
         family: Name of the decoder's family.
-        chunk: Latent frames that either graph takes in one run. `first` makes
-            (chunk - 1) * time + 1 frames of them, `next` chunk * time.
-        latent: Shape (N, C, chunk, H, W) of the latent input; H and W are None where any is taken.
+        chunk: Latent frames that a graph takes in one run; `first` takes `lead` more. K of them
+            make K * time frames in `next` and (K - 1) * time + 1 in `first`.
+        latent: Shape (N, C, chunk, H, W) of the latent input of `next`; H and W are None where
+            any is taken.
         video_channels: Channels of the video.
         time, space: A clip of T latent frames has (T - 1) * time + 1 frames of
             (H * space) x (W * space).
         caches: In the order of the graphs' inputs and outputs.
         latent_name, video_name: Of the other input and output.
         origin: The decoder that the graphs were made of; None for graphs of another tool.
+        lead: Latent frames that `first` takes more than `next`.
+        multiple: A clip has T = `lead` + a positive multiple of this.
     """
 
     family: str
@@ -68,6 +71,12 @@ class StreamSpec:
     latent_name: str = "latent"
     video_name: str = "video"
     origin: Origin | None = None
+    lead: int = 0
+    multiple: int = 1
+
+    def first_frames(self) -> int:
+        """T of the latent that `first` takes."""
+        return self.chunk + self.lead
 
     def inputs(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the inputs of `next` for a latent of height x width."""
@@ -206,6 +215,8 @@ def _spec(data: Mapping[str, Any], path: Path) -> StreamSpec:
         caches=caches,
         latent_name=_text(data, "latent_name"),
         video_name=_text(data, "video_name"),
+        lead=_size(data, "lead", least=0),
+        multiple=_size(data, "multiple"),
         origin=data["origin"] and origin.from_json(data["origin"], f"the manifest {path}"),
     )
 
@@ -227,8 +238,8 @@ def _text(data: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _size(data: Mapping[str, Any], key: str) -> int:
+def _size(data: Mapping[str, Any], key: str, least: int = 1) -> int:
     value = data[key]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{key} is {value!r}, not a number from 1 on")
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{key} is {value!r}, not a number from {least} on")
     return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from converter.errors import UserError
@@ -49,6 +49,9 @@ class GraphOptions:
     weights: str = "float32"
 
 
+AS_UPSTREAM = GraphOptions()
+
+
 @dataclass(frozen=True)
 class Origin:
     """An upstream autoencoder, and how a graph was made of it.
@@ -78,7 +81,7 @@ class Origin:
     frames: str
     least: int
     latents: LatentScale | None = None
-    graph: GraphOptions = field(default_factory=GraphOptions)
+    graph: GraphOptions = AS_UPSTREAM
 
     def video_frames(self, count: int) -> int:
         """T' of a latent of `count` frames."""

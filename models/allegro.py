@@ -88,6 +88,7 @@ ALLEGRO = Family(
     name="Allegro",
     upstream=AutoencoderKLAllegro,
     wrap=AllegroDecoder,
+    # The defaults of the class; not compared with a published config.json.
     presets={
         "allegro": {
             "latent_channels": 4,

@@ -84,16 +84,20 @@ class Stream:
     """A decoder that takes `chunk` latent frames at a time and keeps a cache a convolution.
 
     Attributes:
-        first: latent (N, C, chunk, H, W) -> (video, list of caches), where a clip begins.
+        first: latent (N, C, chunk + lead, H, W) -> (video, list of caches), where a clip begins.
         next: (latent, list of caches) -> (video, list of caches), after it. The video has
             `chunk * time` frames.
         caches: What the lists hold, in order.
+        lead: Latent frames that `first` takes more than `next`.
+        multiple: Latents have T = lead + a positive multiple of this.
     """
 
     chunk: int
     first: nn.Module
     next: nn.Module
     caches: tuple[Cache, ...]
+    lead: int = 0
+    multiple: int = 1
 
 
 class Decoder(ABC):
@@ -131,11 +135,12 @@ class Family:
         upstream: The diffusers class; a config.json names it as `_class_name`.
         wrap: Makes a `Decoder` of an instance of `upstream`.
         presets: Published configurations, by the name that a user types.
-        last_layer: The convolution whose output becomes the pixels, as a path in `upstream`.
+        last_layer: The convolution whose output becomes the pixels, as a path in `upstream`; None
+            where it is not known.
     """
 
     name: str
     upstream: type[Any]
     wrap: Callable[[Any], Decoder]
     presets: Mapping[str, Mapping[str, Any]]
-    last_layer: str
+    last_layer: str | None

@@ -13,11 +13,15 @@ and carries what each convolution saw last. Over the whole clip at once that is:
   frames and dropping the first T % 2 of them. So T = 1, 3, 5 make 1, 9, 17 frames of video, and
   T = 2, 4 make 8, 16.
 
+The stream form has chunks of upstream's two latent frames, or a multiple, and takes odd T from 3
+on, as upstream's first chunk has one more. For even T all is shifted by a frame.
+
 Tiling in H and W is upstream's only if asked (`use_tiling`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +36,10 @@ from diffusers.models.upsampling import CogVideoXUpsample3D
 from torch import nn
 from torch.nn import functional
 
-from models.base import Decoder, Family, Geometry
+from converter.errors import UserError
+from models.base import Decoder, Family, Geometry, Stream
 from models.parts import enlarge, rebuilt, repeat_axis, untiled
+from models.streaming import Chunk, RepeatFirst, stream_of
 
 CHUNK = 2
 """Latent frames that upstream decodes together; the weights were trained for it."""
@@ -62,7 +68,24 @@ class CogVideoXDecoder(Decoder):
 
     def clip(self, *, dynamic: bool) -> nn.Module:
         """The whole clip at once."""
-        return _Clip(self._vae).eval()
+        return _Clip(self._vae, CausalConv).eval()
+
+    def stream(self, chunk: int) -> Stream:
+        """Upstream's loop for odd T from 3 on, `chunk` latent frames a turn, one more in the first.
+
+        Raises:
+            UserError: `chunk` would part latent frames whose norms upstream takes together.
+        """
+        if chunk % CHUNK:
+            raise UserError(
+                f"a chunk of {chunk} cannot be: CogVideoX takes the statistics of its norms over "
+                f"{CHUNK} latent frames, so take a multiple of {CHUNK}."
+            )
+
+        def make() -> Chunk:
+            return Chunk(_Clip(self._vae, remembering))
+
+        return stream_of(make, self.geometry.channels, chunk, lead=1, multiple=CHUNK)
 
 
 @dataclass(frozen=True)
@@ -89,13 +112,17 @@ class _Clip(nn.Module):
     bring a `_Level` there.
     """
 
-    def __init__(self, vae: AutoencoderKLCogVideoX) -> None:
+    def __init__(
+        self,
+        vae: AutoencoderKLCogVideoX,
+        conv: Callable[[CogVideoXCausalConv3d], nn.Module],
+    ) -> None:
         super().__init__()
         post_quant_conv = vae.post_quant_conv
         self.post_quant_conv = None if post_quant_conv is None else plain_conv(post_quant_conv)
         kinds = {
             CogVideoXSpatialNorm3D: _ChunkNorm,
-            CogVideoXCausalConv3d: CausalConv,
+            CogVideoXCausalConv3d: conv,
             CogVideoXSafeConv3d: plain_conv,
         }
         self.decoder: Any = rebuilt(vae.decoder, kinds)
@@ -196,6 +223,14 @@ class CausalConv(nn.Module):
         return self.conv(x), None
 
 
+def remembering(upstream: CogVideoXCausalConv3d) -> nn.Module:
+    """`CogVideoXCausalConv3d` of a chunk of a clip."""
+    if not upstream.time_pad:
+        return CausalConv(upstream)
+    edges = upstream.time_causal_padding[:4] if upstream.pad_mode == "replicate" else ()
+    return RepeatFirst(plain_conv(upstream.conv), upstream.time_pad, tuple(edges))
+
+
 def plain_conv(upstream: CogVideoXSafeConv3d) -> nn.Conv3d:
     """The same convolution without the splitting of large inputs, which compares sizes."""
     with torch.device("meta"):
@@ -215,6 +250,7 @@ COGVIDEOX = Family(
     name="CogVideoX",
     upstream=AutoencoderKLCogVideoX,
     wrap=CogVideoXDecoder,
+    # The defaults of the class: CogVideoX-2b. The scaling factor of other checkpoints is another.
     presets={
         "cogvideox": {
             "latent_channels": 16,

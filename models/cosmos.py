@@ -202,6 +202,7 @@ COSMOS = Family(
     name="Cosmos",
     upstream=AutoencoderKLCosmos,
     wrap=CosmosDecoder,
+    # CV8x8x8-1.0 of scripts/convert_cosmos_to_diffusers.py of diffusers, the defaults of the class.
     presets={
         "cosmos": {
             "latent_channels": 16,

@@ -60,6 +60,8 @@ def latent_scale(vae: Any, channels: int) -> LatentScale | None:
         if factor == 1.0 and shift == 0.0:
             return None
         return LatentScale([shift] * channels, [1.0 / factor] * channels)
+    if len(mean) % channels or len(mean) != len(std):
+        return None  # Defaults of the class, which are for another number of channels.
     if len(mean) != channels:  # by channel and frame
         mean, std = (torch.tensor(v).reshape(channels, -1).tolist() for v in (mean, std))
         return LatentScale(mean, std)

@@ -110,6 +110,8 @@ HUNYUAN_VIDEO = Family(
     name="HunyuanVideo",
     upstream=AutoencoderKLHunyuanVideo,
     wrap=HunyuanVideoDecoder,
+    # The defaults of the class; scripts/convert_hunyuan_video_to_diffusers.py of diffusers writes
+    # hunyuanvideo-community/HunyuanVideo with them.
     presets={
         "hunyuan-video": {
             "latent_channels": 16,

@@ -122,6 +122,8 @@ HUNYUAN_VIDEO_15 = Family(
     name="HunyuanVideo 1.5",
     upstream=AutoencoderKLHunyuanVideo15,
     wrap=HunyuanVideo15Decoder,
+    # The defaults of the class, with which scripts/convert_hunyuan_video1_5_to_diffusers.py of
+    # diffusers writes the published checkpoints.
     presets={
         "hunyuan-video-1.5": {
             "latent_channels": 32,

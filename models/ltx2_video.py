@@ -19,6 +19,7 @@ LTX2_VIDEO = Family(
     name="LTX2-Video",
     upstream=AutoencoderKLLTX2Video,
     wrap=LTXVideoDecoder,
+    # The defaults of the class but `decoder_causal`, which is false in the published LTX-2 configs.
     presets={
         "ltx2-video": {
             "latent_channels": 128,

@@ -113,6 +113,7 @@ LTX_VIDEO = Family(
     name="LTX-Video",
     upstream=AutoencoderKLLTXVideo,
     wrap=LTXVideoDecoder,
+    # vae/config.json of LTX-Video 0.9.0, the defaults of the class. From 0.9.1 on it is another.
     presets={
         "ltx-video": {
             "latent_channels": 128,

@@ -6,7 +6,8 @@
 - Upsampling is a linear layer that moves channels into T, H and W; `_decode` drops the first five
   of six frames at the end (`drop_last_temporal_frames`), so the first latent frame makes one.
 - The decoder has no attention (the encoder does). Framewise decoding is off by default, and would
-  pad differently.
+  pad differently. The stream form carries what each convolution saw last, which upstream does not
+  for this padding, and so equals the decode of the whole clip.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXCaus
 from diffusers.models.autoencoders.autoencoder_kl_mochi import MochiChunkedGroupNorm3D
 from torch import nn
 
-from models.base import Decoder, Family, Geometry
-from models.cogvideox import CausalConv
+from models.base import Decoder, Family, Geometry, Stream
+from models.cogvideox import CausalConv, remembering
 from models.parts import rebuilt, untiled
+from models.streaming import Chunk, stream_of
 
 
 class MochiDecoder(Decoder):
@@ -47,6 +49,16 @@ class MochiDecoder(Decoder):
         """The whole clip at once."""
         kinds = {CogVideoXCausalConv3d: CausalConv, MochiChunkedGroupNorm3D: _FrameNorm}
         return _Clip(rebuilt(self._vae.decoder, kinds), self.geometry.time).eval()
+
+    def stream(self, chunk: int) -> Stream:
+        """Upstream's decoder, whose first frames are dropped where a clip begins."""
+        kinds = {CogVideoXCausalConv3d: remembering, MochiChunkedGroupNorm3D: _FrameNorm}
+        drop = self.geometry.time - 1
+
+        def make() -> Chunk:
+            return Chunk(_Clip(rebuilt(self._vae.decoder, kinds), 1), drop)
+
+        return stream_of(make, self.geometry.channels, chunk)
 
 
 class _Clip(nn.Module):
@@ -77,6 +89,7 @@ MOCHI = Family(
     name="Mochi",
     upstream=AutoencoderKLMochi,
     wrap=MochiDecoder,
+    # vae/config.json of genmo/mochi-1-preview, the defaults of the class (its scale, too).
     presets={
         "mochi": {
             "in_channels": 15,

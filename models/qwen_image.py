@@ -49,6 +49,7 @@ QWEN_IMAGE = Family(
     name="Qwen-Image",
     upstream=AutoencoderKLQwenImage,
     wrap=QwenImageDecoder,
+    # The defaults of the class, which diffusers gives the values of Qwen/Qwen-Image.
     presets={
         "qwen-image": {
             "base_dim": 96,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,21 @@ import torch
 from torch import nn
 
 from converter.errors import UserError
-from converter.origin import Origin
+from converter.origin import AS_UPSTREAM, GraphOptions, Origin
+from models.adapted import Adapted
 from models.allegro import ALLEGRO
 from models.base import Decoder, Family
 from models.cogvideox import COGVIDEOX
 from models.cosmos import COSMOS
 from models.describe import describe
+from models.generic import generic_family
 from models.hunyuan_video import HUNYUAN_VIDEO
 from models.hunyuan_video_15 import HUNYUAN_VIDEO_15
 from models.ltx2_video import LTX2_VIDEO
 from models.ltx_video import LTX_VIDEO
 from models.mochi import MOCHI
 from models.qwen_image import QWEN_IMAGE
+from models.single_file import SUFFIXES, open_single_file
 from models.wan import WAN
 
 FAMILIES = (
@@ -65,11 +68,48 @@ class Opened:
 
     def in_float64(self) -> Decoder:
         """A copy of the decoder that computes its `reference` in float64."""
-        return self.family.wrap(copy.deepcopy(self.vae).double())
+        decoder = self.family.wrap(copy.deepcopy(self.vae).double())
+        return _adapted(decoder, self.origin, self.origin.graph)
+
+    def adapted(self, options: GraphOptions) -> Opened:
+        """The decoder with more done in its graph, its weights rounded to how they are stored.
+
+        Raises:
+            UserError: there is no scale to apply, or a weight is beyond the stored type.
+        """
+        if options == AS_UPSTREAM:
+            return self
+        if options.denormalize and self.origin.latents is None:
+            raise UserError(
+                f"latents of {self.family.name} go into decode as they are, by this config: "
+                "leave out --denormalize."
+            )
+        _round_weights(self.vae, options.weights)
+        origin = replace(self.origin, graph=options)
+        decoder = _adapted(self.family.wrap(self.vae), origin, options)
+        return replace(self, decoder=decoder, origin=origin)
+
+
+def _adapted(decoder: Decoder, origin: Origin, options: GraphOptions) -> Decoder:
+    if not options.denormalize and not options.uint8:
+        return decoder
+    scale = origin.latents if options.denormalize else None
+    return Adapted(decoder, scale, uint8=options.uint8)
+
+
+def _round_weights(vae: nn.Module, weights: str) -> None:
+    dtype: torch.dtype = getattr(torch, weights)
+    if dtype == torch.float32:
+        return
+    with torch.no_grad():
+        for name, weight in vae.named_parameters():
+            weight.copy_(weight.to(dtype))
+            if not bool(weight.isfinite().all()):
+                raise UserError(f"{name} has values that {weights} does not hold: take bf16.")
 
 
 def open_source(source: str, seed: int | None) -> Opened:
-    """Open a preset by its name, or a diffusers VAE folder (or the pipeline folder around it).
+    """Open a preset by its name, a diffusers VAE folder (or the pipeline around it), or a file.
 
     A preset, or a folder without weights, gets weights of the given seed.
 
@@ -87,10 +127,15 @@ def open_source(source: str, seed: int | None) -> Opened:
     folder = Path(source)
     if folder.is_dir():
         return _open_folder(folder, seed)
+    if folder.is_file() and folder.suffix in SUFFIXES:
+        if seed is not None:
+            raise UserError(f"{folder} has weights: leave out --seed, which would replace them.")
+        family, vae = open_single_file(folder, FAMILIES)
+        return _opened(family, vae, None)
     presets = ", ".join(name for family in FAMILIES for name in family.presets)
     raise UserError(
-        f"{source} is neither a folder nor a preset; a folder holds {CONFIG} and {WEIGHTS}, "
-        f"the presets are {presets}."
+        f"{source} is no folder, no weights file ({', '.join(SUFFIXES)}) and no preset; a folder "
+        f"holds {CONFIG} and {WEIGHTS}, the presets are {presets}."
     )
 
 
@@ -138,7 +183,13 @@ def _family_of(config: Mapping[str, Any], path: Path) -> Family:
     known = ", ".join(family.upstream.__name__ for family in FAMILIES)
     if name is None:
         raise UserError(f"{path} does not name its class under _class_name; known are {known}.")
-    raise UserError(f"{path} is of class {name}, which cannot be exported; known are {known}.")
+    generic = generic_family(name) if isinstance(name, str) else None
+    if generic is None:
+        raise UserError(
+            f"{path} is of class {name}, which is no autoencoder of diffusers "
+            f"{diffusers.__version__} with a decode; best known are {known}."
+        )
+    return generic
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -197,8 +248,9 @@ def _seeded(family: Family, config: Mapping[str, Any], seed: int, what: str) -> 
         for weight in vae.parameters():
             if weight.numel() > 1 and bool((weight == weight.flatten()[0]).all()):
                 weight.add_(torch.randn_like(weight) * CONSTANT_SPREAD)
-        for weight in vae.get_submodule(family.last_layer).parameters():
-            weight.mul_(LAST_LAYER_GAIN)
+        if family.last_layer is not None:
+            for weight in vae.get_submodule(family.last_layer).parameters():
+                weight.mul_(LAST_LAYER_GAIN)
     return _opened(family, vae, seed)
 
 

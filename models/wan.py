@@ -16,7 +16,6 @@ the clip, as upstream's padding would.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -34,6 +33,7 @@ from torch import nn
 from torch.nn import functional
 
 from models.base import Cache, Decoder, Family, Geometry, Stream
+from models.parts import ScaledNorm, rebuilt, untiled
 
 
 class WanDecoder(Decoder):
@@ -52,7 +52,8 @@ class WanDecoder(Decoder):
 
     def reference(self, latent: torch.Tensor) -> torch.Tensor:
         """Upstream's loop over the latent frames."""
-        video: torch.Tensor = self._vae.decode(latent).sample
+        with untiled(self._vae):
+            video: torch.Tensor = self._vae.decode(latent).sample
         return video
 
     def clip(self, *, dynamic: bool) -> nn.Module:
@@ -86,14 +87,12 @@ class _Clip(nn.Module):
     def __init__(self, vae: AutoencoderKLWan, upsample: Callable[[WanResample], nn.Module]) -> None:
         super().__init__()
         self.post_quant_conv = vae.post_quant_conv
-        self.decoder = _copy_sharing_weights(vae.decoder)
-        for name, module in list(self.decoder.named_modules()):  # outer modules come first
-            if isinstance(module, WanResample):
-                self.decoder.set_submodule(name, upsample(module))
-            elif isinstance(module, WanAttentionBlock):
-                self.decoder.set_submodule(name, _FrameAttention(module))
-            elif isinstance(module, WanRMS_norm):
-                self.decoder.set_submodule(name, _RMSNorm(module))
+        kinds = {
+            WanResample: upsample,
+            WanAttentionBlock: _FrameAttention,
+            WanRMS_norm: ScaledNorm,
+        }
+        self.decoder = rebuilt(vae.decoder, kinds)
         self._patch_size = vae.config.patch_size or 1
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
@@ -137,11 +136,6 @@ def _seen_last(x: torch.Tensor | None, history: torch.Tensor | None = None) -> t
     if missing > 0:
         return functional.pad(x, (0, 0, 0, 0, missing, 0))
     return x[:, :, -CACHE_T:] if missing < 0 else x
-
-
-def _copy_sharing_weights(module: nn.Module) -> nn.Module:
-    """A copy whose submodules can be replaced, with the original's own parameters."""
-    return copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})
 
 
 class _Upsample(nn.Module):
@@ -212,24 +206,6 @@ class _StreamUpsample(_Upsample):
         return self._double_space(self._double_time(x))
 
 
-class _RMSNorm(nn.Module):
-    """`WanRMS_norm`, x / max(|x|, 1e-12) * scale * gamma, with the two factors made one.
-
-    Upstream's `functional.normalize` expands |x| to x's shape; here the division broadcasts.
-    """
-
-    def __init__(self, upstream: WanRMS_norm) -> None:
-        super().__init__()
-        if not upstream.channel_first or isinstance(upstream.bias, nn.Parameter):
-            raise ValueError("a norm over channels without bias is expected")
-        self.weight = nn.Parameter((upstream.gamma * upstream.scale).detach(), requires_grad=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-12)
-        normed: torch.Tensor = x / norm * self.weight
-        return normed
-
-
 class _FrameAttention(nn.Module):
     """`WanAttentionBlock`, one head over the H*W positions of each frame, in plain products.
 
@@ -253,7 +229,13 @@ class _FrameAttention(nn.Module):
         return x + projected.reshape(n, t, c, h, w).transpose(1, 2)
 
 
-# The configurations published with the weights, as far as they shape the decoder.
+def _numbers(text: str) -> list[float]:
+    return [float(word) for word in text.split()]
+
+
+# The configurations published with the weights, as far as they shape the decoder or scale latents.
+# Wan 2.1: vae/config.json of Wan-AI/Wan2.1-T2V-14B-Diffusers, the defaults of the class.
+# Wan 2.2: Wan-AI/Wan2.2-TI2V-5B-Diffusers; scale of wan/modules/vae2_2.py.
 _COMMON = {
     "dim_mult": [1, 2, 4, 4],
     "num_res_blocks": 2,
@@ -270,6 +252,23 @@ _WAN_2_2_TI2V = _COMMON | {
     "patch_size": 2,
     "is_residual": True,
     "scale_factor_spatial": 16,
+    "latents_mean": _numbers(
+        """
+        -0.2289 -0.0052 -0.1323 -0.2339 -0.2799 0.0174 0.1838 0.1557 -0.1382 0.0542 0.2813
+        0.0891 0.1570 -0.0098 0.0375 -0.1825 -0.2246 -0.1207 -0.0698 0.5109 0.2665 -0.2108
+        -0.2158 0.2502 -0.2055 -0.0322 0.1109 0.1567 -0.0729 0.0899 -0.2799 -0.1230 -0.0313
+        -0.1649 0.0117 0.0723 -0.2839 -0.2083 -0.0520 0.3748 0.0152 0.1957 0.1433 -0.2944 0.3573
+        -0.0548 -0.1681 -0.0667
+        """
+    ),
+    "latents_std": _numbers(
+        """
+        0.4765 1.0364 0.4514 1.1677 0.5313 0.4990 0.4818 0.5013 0.8158 1.0344 0.5894 1.0901
+        0.6885 0.6165 0.8454 0.4978 0.5759 0.3523 0.7135 0.6804 0.5833 1.4146 0.8986 0.5659
+        0.7069 0.5338 0.4889 0.4917 0.4069 0.4999 0.6866 0.4093 0.5709 0.6065 0.6415 0.4944
+        0.5726 1.2042 0.5458 1.6887 0.3971 1.0600 0.3943 0.5537 0.5444 0.4089 0.7468 0.7744
+        """
+    ),
 }
 
 WAN = Family(

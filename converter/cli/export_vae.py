@@ -29,9 +29,11 @@ from converter.errors import UserError
 from converter.export import ExportResult, export
 from converter.export_common import CHECK_PROVIDER, need_extra
 from converter.export_stream import StreamExportResult, export_stream
+from converter.origin import GraphOptions
 from converter.report.terminal import console
 from converter.version import VERSION
 
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 PHASES = {
     "open": "reading the weights",
     "trace": "tracing the decoder",
@@ -90,6 +92,22 @@ def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     metavar="K",
     help="Latent frames in a chunk, with --stream. Default: 1.",
 )
+@click.option(
+    "--denormalize",
+    is_flag=True,
+    help="Take the pipeline's latents: latents_mean and latents_std, or the scaling factor, are "
+    "applied in the graph.",
+)
+@click.option(
+    "--uint8", is_flag=True, help="Make pixels: uint8 (N, T, H, W, 3), clamped, scaled, rounded."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(list(DTYPES)),
+    default="fp32",
+    show_default=True,
+    help="Type of the stored weights; the graph computes in fp32.",
+)
 @click.option("--opset", type=int, default=18, show_default=True, help="18 to 25.")
 @click.option("--no-check", is_flag=True, help="Do not run the graph against upstream's decode.")
 @click.option(
@@ -114,6 +132,9 @@ def main(
     dynamic: bool,
     stream: bool,
     chunk: int | None,
+    denormalize: bool,
+    uint8: bool,
+    dtype: str,
     opset: int,
     no_check: bool,
     tolerance: float | None,
@@ -152,6 +173,7 @@ def main(
             seed=seed,
             latent=None if latent is None else _parse_latent(latent),
             dynamic=dynamic,
+            options=GraphOptions(denormalize=denormalize, uint8=uint8, weights=DTYPES[dtype]),
             opset=opset,
             check=not no_check,
             tolerance=tolerance,

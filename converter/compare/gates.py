@@ -129,7 +129,7 @@ def _unfit(found: OutputDetail) -> Failure | None:
             f"the first at {one.worst_index}"
         )
         return Failure("finite", 0, one.nonfinite_unequal, sentence)
-    if one.exact and one.unequal:
+    if one.exact and not one.equal_pixels:
         return Failure("equal", 0, one.unequal, f"{one.unequal} elements differ")
     return None
 

@@ -32,8 +32,8 @@ def check(conv: Conv3D) -> Refusal | None:
 
     1. Three taps in time, neither strided nor dilated, padded by known amounts.
     2. N is 1, and there are at least 2 output frames, or their number is known at run time only.
-    3. The weights are constants, stored as they are or in another type: all their values are
-       transformed alike.
+    3. The weights are constants of known shape, stored as they are or in another type: all their
+       values are transformed alike.
     4. The type is one that MatMul takes everywhere: fp16, fp32 or double.
     """
     time = conv.kernel[0], conv.stride[0], conv.dilation[0]
@@ -49,6 +49,8 @@ def check(conv: Conv3D) -> Refusal | None:
         link.op not in ("Cast", "Identity") for link in conv.weight.chain
     ):
         return Refusal(conv.name, "winograd needs weights that are plain constants")
+    if None in conv.weight_shape[:2]:
+        return Refusal(conv.name, "winograd needs weights whose channels are known")
     if conv.x.dtype not in FLOATS:
         return Refusal(conv.name, f"winograd takes fp16, fp32 and double, not {conv.x.dtype}")
     return None

@@ -112,8 +112,10 @@ class Decoder:
     def _chunks(self, z: Array, library: Library, uint8: bool) -> Iterator[Any]:
         graphs, total = self._graphs, z.shape[2]
         decode = graphs.begin()
-        for start in range(0, total, self.chunk or total):
-            part = z[:, :, start : start + (self.chunk or total)]
+        chunk = self.chunk or total
+        starts = [0, *range(chunk + graphs.lead, total, chunk)]
+        for start, stop in zip(starts, [*starts[1:], total], strict=True):
+            part = z[:, :, start:stop]
             frames = graphs.frames(start, part.shape[2])
             value = decode(part)
             given = library.of_array if isinstance(value, np.ndarray) else library.of_value
@@ -145,6 +147,12 @@ class Decoder:
             raise UserError(
                 f"the latent has {z.shape[3]} on H and {z.shape[4]} on W, but this decoder takes "
                 f"no less than {least}."
+            )
+        lead, multiple = self._graphs.lead, self._graphs.multiple
+        if z.shape[2] <= lead or (z.shape[2] - lead) % multiple:
+            raise UserError(
+                f"the latent has {z.shape[2]} on T, but this decoder takes {lead} and a multiple "
+                f"of {multiple}: {lead + multiple}, {lead + 2 * multiple} and so on."
             )
         if not np.isfinite(z).all():
             raise UserError("the latent has values that are not finite (NaN or infinity).")

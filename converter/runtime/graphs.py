@@ -48,6 +48,8 @@ class Graphs(ABC):
         origin: The upstream decoder that they were made of; None if they do not say.
         space: H' = H * space, W' = W * space; None where it is not known.
         clamp: Whether a clamp to [-1, 1] was left out of the graphs, for the caller to make good.
+        lead: Latent frames that the first run of a clip takes more than the others.
+        multiple: T is `lead` and a positive multiple of this.
     """
 
     latent: tuple[Size, Size, Size, Size, Size]
@@ -58,6 +60,8 @@ class Graphs(ABC):
     origin: Origin | None
     space: int | None
     clamp: bool
+    lead: int = 0
+    multiple: int = 1
 
     @abstractmethod
     def begin(self) -> Passage:
@@ -122,8 +126,9 @@ class StreamGraphs(Graphs):
         types = {info.name: info for info in (*self.session.inputs, *self.session.outputs)}
         self.dtype = _dtype(read.path(NEXT), types[self.spec.latent_name])
         self.video_dtype = _dtype(read.path(NEXT), types[self.spec.video_name])
-        self.chunk = self.spec.chunk
         self.origin, self.space = self.spec.origin, self.spec.space
+        self.chunk, self.lead = self.spec.chunk, self.spec.lead
+        self.multiple = self.spec.multiple
         n, c, _, h, w = self.spec.latent
         self.latent = (n, c, None, h, w)
 
@@ -138,7 +143,8 @@ class StreamGraphs(Graphs):
 
         def decode(part: Array) -> Value:
             nonlocal caches
-            missing = spec.chunk - part.shape[2]
+            wanted = spec.first_frames() if caches is None else spec.chunk
+            missing = wanted - part.shape[2]
             part = np.concatenate([part, *[part[:, :, -1:]] * missing], axis=2)
             session = self._first if caches is None else self.session
             feed = {spec.latent_name: session.value(part), **(caches or {})}

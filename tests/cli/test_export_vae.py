@@ -12,6 +12,7 @@ from converter.cli import export_vae
 from converter.errors import UserError
 from converter.export import ExportResult
 from converter.export_stream import StreamExportResult
+from converter.origin import GraphOptions
 from converter.result import GraphSummary
 from converter.session import SessionSettings
 
@@ -79,6 +80,7 @@ def test_every_option_arrives(calls):
     run = invoke(
         *("wan2.1", "out.onnx", "--seed", 3, "--latent", "2x16x5x8x9", "--dynamic"),
         *("--opset", 20, "--no-check", "--tolerance", 1e-3, "--overwrite"),
+        *("--denormalize", "--uint8", "--dtype", "bf16"),
     )
     assert run.exit_code == 0
     ((source, out, options),) = calls
@@ -88,6 +90,7 @@ def test_every_option_arrives(calls):
         "seed": 3,
         "latent": (2, 16, 5, 8, 9),
         "dynamic": True,
+        "options": GraphOptions(denormalize=True, uint8=True, weights="bfloat16"),
         "opset": 20,
         "check": False,
         "tolerance": 1e-3,
@@ -142,6 +145,7 @@ def test_the_defaults(calls):
         "seed": None,
         "latent": None,
         "dynamic": False,
+        "options": GraphOptions(),
         "opset": 18,
         "check": True,
         "tolerance": None,

@@ -88,7 +88,7 @@ def test_a_preset_needs_a_seed():
 
 def test_an_unknown_name_lists_the_presets():
     sentence = refusal("wan3")
-    assert "wan3 is neither a folder nor a preset" in sentence
+    assert "wan3 is no folder, no weights file" in sentence
     assert "wan2.1, wan2.2-ti2v" in sentence
 
 
@@ -102,7 +102,7 @@ def test_a_folder_without_config(tmp_path):
         ("{", "is not JSON"),
         ("[]", "is not a JSON object"),
         ("{}", "does not name its class under _class_name; known are AutoencoderKLWan"),
-        ('{"_class_name": "VQModel"}', "is of class VQModel, which cannot be exported; known are"),
+        ('{"_class_name": "Unknown"}', "is of class Unknown, which is no autoencoder of diffusers"),
     ],
 )
 def test_a_config_that_is_none(tmp_path, content, complaint):

@@ -1,0 +1,58 @@
+"""Classes of diffusers that no file beside models/generic.py knows."""
+
+import json
+
+import pytest
+
+from converter.errors import UserError
+from converter.export import export
+from models.source import open_source
+from tests.small_decoders import latent
+
+MAGVIT = {
+    "_class_name": "AutoencoderKLMagvit",
+    "latent_channels": 4,
+    "block_out_channels": [4, 8],
+    "down_block_types": ["SpatialDownBlock3D", "SpatialTemporalDownBlock3D"],
+    "up_block_types": ["SpatialUpBlock3D", "SpatialTemporalUpBlock3D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def write(config):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        return str(tmp_path)
+
+    return write
+
+
+def test_another_video_autoencoder_is_exported_as_it_is(folder, tmp_path):
+    source = folder(MAGVIT)
+    decoder = open_source(source, 0).decoder
+    frames = decoder._vae.decode(latent(1, 4, 4, 3, 2), return_dict=False)[0].shape[2]
+    assert decoder.geometry.video_shape((1, 4, 4, 3, 2))[2] == frames
+    result = export(source, tmp_path / "o.onnx", seed=0, latent=(1, 4, 2, 3, 2))
+    assert result.written
+    assert result.graph.conv3d > 5
+
+
+def test_it_promises_no_other_sizes(folder, tmp_path):
+    with pytest.raises(UserError, match="for one size: leave out --dynamic"):
+        export(folder(MAGVIT), tmp_path / "o.onnx", seed=0, dynamic=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["UNet2DModel", "Nothing", "__name__", "AutoPipelineForText2Image"]
+)
+def test_what_is_no_autoencoder(folder, name):
+    with pytest.raises(UserError, match=f"of class {name}, which is no autoencoder of diffusers"):
+        open_source(folder({"_class_name": name}), 0)
+
+
+def test_an_autoencoder_of_images(folder):
+    config = {"_class_name": "AutoencoderKL", "block_out_channels": [32], "norm_num_groups": 8}
+    with pytest.raises(UserError, match=r"does not decode a latent .* no video decoder"):
+        open_source(folder(config), 0)
