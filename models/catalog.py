@@ -13,11 +13,12 @@ from models.source import FAMILIES
 
 @dataclass(frozen=True)
 class Entry:
-    """One preset: its family, latent channels, size rule, forms, and weights of its decoder."""
+    """One preset: its family, latent channels, least H and W, size rule, forms, weights."""
 
     preset: str
     family: str
     channels: int
+    least: int
     rule: str
     stream: bool
     parameters: int
@@ -33,6 +34,7 @@ def entries() -> Iterator[Entry]:
                 preset=preset,
                 family=family.name,
                 channels=decoder.geometry.channels,
+                least=decoder.geometry.least,
                 rule=decoder.geometry.rule(),
                 stream=type(decoder).stream is not Decoder.stream,
                 parameters=sum(w.numel() for w in decoder.clip(dynamic=False).parameters()),

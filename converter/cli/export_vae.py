@@ -50,12 +50,14 @@ def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     from models.catalog import entries
 
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("preset", "family", "latent C", "video", "forms"):
+    for heading in ("preset", "family", "latent", "video", "forms"):
         table.add_column(heading)
     table.add_column("parameters", justify="right")
     for entry in entries():
         forms = "clip, stream" if entry.stream else "clip"
-        figures = (str(entry.channels), entry.rule, forms, f"{entry.parameters:,}")
+        least = f", H and W >= {entry.least}" if entry.least > 1 else ""
+        latent = f"Nx{entry.channels}xTxHxW{least}"
+        figures = (latent, entry.rule, forms, f"{entry.parameters:,}")
         table.add_row(entry.preset, entry.family, *figures)
     console().print(table)
     context.exit()

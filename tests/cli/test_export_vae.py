@@ -277,9 +277,9 @@ def test_phases_are_shown_on_a_terminal_only(monkeypatch, stream, quiet, shown):
 def test_list_shows_the_presets_without_a_source(monkeypatch):
     from models import catalog
 
-    entry = catalog.Entry("tiny", "Tiny", 4, "T' = T", stream=True, parameters=1234)
+    entry = catalog.Entry("tiny", "Tiny", 4, 2, "T' = T", stream=True, parameters=1234)
     monkeypatch.setattr(catalog, "entries", lambda: iter([entry]))
     result = CliRunner().invoke(export_vae.main, ["--list"])
     assert result.exit_code == 0
-    for text in ("tiny", "Tiny", "clip, stream", "1,234"):
+    for text in ("tiny", "Tiny", "Nx4xTxHxW, H and W >= 2", "clip, stream", "1,234"):
         assert text in result.output

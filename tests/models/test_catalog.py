@@ -10,6 +10,7 @@ def test_entries_say_what_a_preset_needs_and_makes(monkeypatch):
         preset="wan2.1",
         family="Wan",
         channels=16,
+        least=1,
         rule="T' = (T - 1) * 4 + 1, H' = H * 8, W' = W * 8",
         stream=True,
         parameters=73_295_603,
@@ -17,5 +18,5 @@ def test_entries_say_what_a_preset_needs_and_makes(monkeypatch):
     assert cogvideox.rule == (
         "T' = (T - 1) * 4 + 1 where T is odd, else T * 4, H' = H * 8, W' = W * 8"
     )
-    assert not cogvideox.stream
+    assert cogvideox.stream
     assert cogvideox.parameters == 123_368_451
