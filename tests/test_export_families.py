@@ -1,10 +1,15 @@
 """Every family's graph, on small seeded decoders: as exported and as converted, by onnxruntime."""
 
+import numpy as np
 import onnx
 import pytest
 
-from converter import convert
+from converter import convert, convert_stream
+from converter.convert import Options
+from converter.errors import UserError
 from converter.export_check import check
+from converter.export_stream import export_stream
+from converter.runtime import Decoder
 from converter.session import CPU_ID, Session
 from models.source import FAMILIES, open_source
 from tests.conftest import LATENT
@@ -36,3 +41,23 @@ def test_a_dynamic_graph_equals_upstream_at_other_sizes(small_source, small_clip
     path, converted = small_clip(name, dynamic=True), tmp_path / "converted.onnx"
     assert convert(path, converted, validate=False).conv3d_left == 0
     assert_equal_to_upstream(open_source(str(small_source(name)), 0), path, converted, UNSEEN)
+
+
+@pytest.mark.parametrize("name", ["CogVideoX", "Mochi"])
+def test_a_stream_and_its_conversion_equal_upstream(small_source, tmp_path, name):
+    """Wan's, which is Qwen-Image's too, has tests of its own."""
+    source = str(small_source(name))
+    made = export_stream(source, tmp_path / "s.json", chunk=2, seed=0, latent=(1, 4, 2, 3, 2))
+    assert made.written
+    options = Options(validate=False)
+    result = convert_stream.run(made.output, tmp_path / "c.json", options, lambda phase: None)
+    assert [graph.conv3d_left for graph in result.graphs.values()] == [0, 0]
+    opened = open_source(source, 0)
+    for file in ("s.json", "c.json"):
+        decoder = Decoder(tmp_path / file, "cpu")
+        shapes = [(1, 4, frames, 3, 2) for frames in (3, 5, 9)]
+        outcome = check(opened, decoder.decode, shapes, None)
+        assert outcome.max_abs_error <= 2 * outcome.tolerance, file
+    if name == "CogVideoX":
+        with pytest.raises(UserError, match="has 4 on T, but this decoder takes 1 and a multiple"):
+            decoder.decode(np.zeros((1, 4, 4, 3, 2), np.float32))
