@@ -41,6 +41,7 @@ class TiledGraphs(Graphs):
         self.latent = (n, c, t, h, w)
         self.dtype, self.video_dtype = inner.dtype, inner.video_dtype
         self.chunk, self.session = inner.chunk, inner.session
+        self.lead, self.multiple = inner.lead, inner.multiple
         self.origin, self.space = inner.origin, inner.space
 
     def begin(self) -> Passage:
