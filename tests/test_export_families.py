@@ -43,7 +43,7 @@ def test_a_dynamic_graph_equals_upstream_at_other_sizes(small_source, small_clip
     assert_equal_to_upstream(open_source(str(small_source(name)), 0), path, converted, UNSEEN)
 
 
-@pytest.mark.parametrize("name", ["CogVideoX", "Mochi"])
+@pytest.mark.parametrize("name", [pytest.param("CogVideoX", marks=pytest.mark.long), "Mochi"])
 def test_a_stream_and_its_conversion_equal_upstream(small_source, tmp_path, name):
     """Wan's, which is Qwen-Image's too, has tests of its own."""
     source = str(small_source(name))
