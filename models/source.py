@@ -52,6 +52,9 @@ WEIGHTS_INDEX = WEIGHTS + ".index.json"
 CONSTANT_SPREAD = 0.1
 """Standard deviation of the noise on seeded weights that upstream starts as all equal."""
 
+NO_MEMORY = "can't allocate memory"
+"""In the RuntimeError by which PyTorch says so."""
+
 LAST_LAYER_GAIN = 0.5
 """Factor on the seeded last layer: it keeps the video clear of the final clamp to [-1, 1]."""
 
@@ -264,6 +267,8 @@ def _build(family: Family, config: Mapping[str, Any], what: str) -> nn.Module:
     try:
         vae: nn.Module = family.upstream.from_config(dict(config))
     except Exception as error:  # upstream's constructors raise whatever a wrong value leads to
+        if isinstance(error, MemoryError) or NO_MEMORY in str(error):
+            raise
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{what} does not describe an {family.upstream.__name__}: {reason}.") from (
             error
