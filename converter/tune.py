@@ -89,7 +89,8 @@ class Tuner:
         best = min(seconds, key=judged)
         ranking = sorted(seconds, key=lambda name: seconds[name])
         times = ", ".join(f"{name} {seconds[name] * 1e3:.3g} ms" for name in ranking)
-        return Choice(best, f"the fastest measured: {times}", seconds=seconds)
+        why = "the fastest" if best == ranking[0] else f"as fast as {ranking[0]} within noise, as"
+        return Choice(best, f"{why} measured: {times}", seconds=seconds)
 
     def _race(self, conv: Conv3D, signature: str, names: Sequence[str]) -> dict[str, float]:
         with tempfile.TemporaryDirectory(prefix="convert-vae-tune-") as folder:

@@ -75,9 +75,13 @@ def test_keep_must_be_faster_beyond_noise(race, tmp_path: Path) -> None:
     table, _ = race
     table.update(keep=1.0, unfold=1.04, taps=2.0, winograd=2.0)
     conv = first_conv(write(tmp_path / "in.onnx"))
-    assert Tuner(TuningCache(tmp_path / "a"), BENCH, "cpu")(conv).strategy == "unfold"
+    choice = Tuner(TuningCache(tmp_path / "a"), BENCH, "cpu")(conv)
+    assert choice.strategy == "unfold"
+    assert choice.reason.startswith("as fast as keep within noise, as measured: keep 1e+03 ms, unf")
     table.update(keep=1.0, unfold=1.06)
-    assert Tuner(TuningCache(tmp_path / "b"), BENCH, "cpu")(conv).strategy == "keep"
+    choice = Tuner(TuningCache(tmp_path / "b"), BENCH, "cpu")(conv)
+    assert choice.strategy == "keep"
+    assert choice.reason.startswith("the fastest measured: keep")
 
 
 def test_accuracy_exact_leaves_winograd_out(race, tmp_path: Path) -> None:
