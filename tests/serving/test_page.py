@@ -28,6 +28,8 @@ def test_it_shows_the_models_and_plays_a_decoded_latent(served, tmp_path):
             "chunk by chunk",
         ):
             assert part in text
+        for hidden in ("key", "video"):  # until a token is asked for, until there is one
+            assert await tab.value(f"document.getElementById('{hidden}').offsetHeight") == 0
         await tab.value("document.getElementById('model').value = 'wan'")
         await tab.choose_file("#file", tmp_path / "wrong.npy")
         await tab.value("document.getElementById('send').click()")
