@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from converter import manifest, model_file
 from converter.bench.shapes import known_shapes, with_shapes
 from converter.errors import UserError
@@ -15,7 +17,7 @@ from converter.manifest import is_manifest
 from converter.providers import AUTO, make_session
 from converter.runtime import Decoder
 from converter.serving.datatypes import NUMPY, ONNXRUNTIME
-from converter.session import Array, SessionSettings, TensorInfo
+from converter.session import HOST_IDS, Array, Session, SessionSettings, TensorInfo
 
 Shape = tuple[int, ...]
 Feed = Mapping[str, Array]
@@ -23,6 +25,9 @@ Results = dict[str, Array]
 
 VERSION = "1"
 """The one version of every model."""
+
+SHARED = ("FP16", "FP32", "FP64", "UINT8", "INT8", "INT32", "INT64")
+"""Types of which NumPy can share an `OrtValue`'s memory."""
 
 OPEN = -1
 """A dimension of any size."""
@@ -88,8 +93,14 @@ class GraphModel:
         return self._shapes[key]
 
     def run(self, feed: Feed) -> Iterator[Results]:
-        """Every output at once."""
-        yield self._session.run(feed)
+        """Every output at once, where it can be in the memory that onnxruntime made it in."""
+        made = self._session.run_values({name: Session.value(feed[name]) for name in feed})
+        yield {one.name: self._array(one, made[one.name]) for one in self.outputs}
+
+    def _array(self, one: TensorMetadata, value: object) -> Array:
+        if one.datatype in SHARED and self._session.provider_id in HOST_IDS:
+            return np.from_dlpack(Session.dlpack(value))
+        return Session.array(value)
 
 
 class StreamModel:
@@ -102,6 +113,8 @@ class StreamModel:
         self.name = name
         self._spec = manifest.read(path).spec
         self._decoder = Decoder(path, provider, settings)
+        if self._decoder.dtype != np.float32:
+            raise UserError(f"{path} takes {self._decoder.dtype}; streams of float32 are served.")
         self.description = self._decoder.description
         n, c, _, h, w = (OPEN if size is None else size for size in self._decoder.latent)
         space = self._spec.space

@@ -141,7 +141,9 @@ def raw_server(data):
         while True:
             connection, _ = listener.accept()
             with connection:
-                connection.recv(65536)
+                asked = b""
+                while not asked.endswith(b"}}"):  # what is left unread would reset the connection
+                    asked += connection.recv(65536)
                 head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(data)}\r\n\r\n"
                 connection.sendall(head.encode())
                 connection.sendall(data)
