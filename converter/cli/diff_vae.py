@@ -77,7 +77,9 @@ GATE = "[NAME=]VALUE"
 )
 @click.option("--frames/--no-frames", default=True, show_default=True, help="Compare frames.")
 @click.option(
-    "--layers", is_flag=True, help="Compare every Conv3D's output, and name the first to blame."
+    "--layers",
+    is_flag=True,
+    help="Compare every Conv3D's output on every feed, and name the first to blame.",
 )
 @click.option(
     "--slice-size",
@@ -86,7 +88,13 @@ GATE = "[NAME=]VALUE"
     show_default=True,
     help="Layers compared in one run: fewer need less memory and more runs.",
 )
+@click.option(
+    "--weights-seed",
+    type=click.IntRange(min=0),
+    help="Random weights of this seed for a torch: preset, as export-vae's --seed makes them.",
+)
 @provider_choice()
+@click.option("--video", type=PATH, help="Write reference | candidate | difference: .mp4 or .webm.")
 @click.option("--report", type=PATH, help="Write a report: .html, .md or .json.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every frame too.")
@@ -106,7 +114,8 @@ def main(
 ) -> int:
     """Run the same feeds through REFERENCE and every CANDIDATE, and compare each output.
 
-    Each is an ONNX graph, or an .npz of outputs that --save-outputs wrote, here or elsewhere.
+    Each is an ONNX graph, or an .npz of outputs that --save-outputs wrote, here or elsewhere, or
+    torch:SOURCE, upstream's own decode in PyTorch, of a diffusers VAE folder or a preset.
     Without any gate, the outputs may differ by what the graphs' precision explains.
 
     A gate is for all outputs, or for one: --atol 1e-3 --atol video=1e-2.

@@ -28,11 +28,12 @@ from converter.compare.feeds import Array
 from converter.compare.gates import Gates, failures
 from converter.compare.histogram import histogram
 from converter.compare.layers import SLICE, LayerReport, compare_layers
-from converter.compare.pictures import Strip, strip
 from converter.compare.reference_evaluator import ReferenceRunner
-from converter.compare.running import make_runner
+from converter.compare.showing import with_pictures
+from converter.compare.side_by_side import check_video_path, write_side_by_side
 from converter.compare.sides import (
     Graph,
+    Runnable,
     Saved,
     Side,
     alike,
@@ -58,7 +59,9 @@ class DiffRequest:
         data_range: What PSNR and SSIM of frames refer to; None for the reference's own range.
         frames: Whether to compare frame by frame, which needs scikit-image.
         pictures: Whether to keep pictures of the first video output, for a report.
-        layers: Whether to compare layer by layer on the first feed, `slice_size` in one run.
+        video: An .mp4 or .webm of that output: reference, candidate, difference side by side.
+        layers: Whether to compare layer by layer, `slice_size` in one run.
+        weights_seed: Of the weights of `torch:` sides that come without any.
         settings: Of the sessions; only the candidates' are strict.
         save_inputs: An .npz to save the feeds in.
         save_outputs: A folder for one .npz of outputs a graph.
@@ -71,8 +74,10 @@ class DiffRequest:
     data_range: float | None = None
     frames: bool = True
     pictures: bool = False
+    video: Path | None = None
     layers: bool = False
     slice_size: int = SLICE
+    weights_seed: int | None = None
     save_inputs: Path | None = None
     save_outputs: Path | None = None
 
@@ -97,11 +102,13 @@ def diff(
     cannot be read, interfaces do not match, or a graph does not run.
     """
     start = time.perf_counter()
-    sides = tuple(open_side(path) for path in (reference, *candidates))
-    lead = next((side for side in sides if isinstance(side, Graph)), None)
+    if request.video:
+        check_video_path(request.video)
+    sides = tuple(open_side(path, request.weights_seed) for path in (reference, *candidates))
+    lead = _lead(sides)
     _check_request(request, lead, sides)
     for side in sides:
-        if lead is not None and isinstance(side, Graph):
+        if lead is not None and isinstance(side, Runnable):
             pair_inputs(lead, side)
     spool = Spool()
     with spool:
@@ -111,6 +118,11 @@ def diff(
         )
         outputs = [_run_side(sides[0], lead, made, loose, spool, notify)]
         outputs += [_run_side(side, lead, made, request, spool, notify) for side in sides[1:]]
+        labels = _labels(sides)
+        outputs = [
+            replace(found, info=replace(found.info, label=labels[found.info.path]))
+            for found in outputs
+        ]
         _save(request, made, sides, outputs)
         gates = _with_default(request.gates, sides)
         request = replace(request, gates=gates)
@@ -121,6 +133,12 @@ def diff(
             )
             for side, found in zip(sides[1:], outputs[1:], strict=True)
         )
+        runs = outputs[0].runs, [found.runs for found in outputs[1:]]
+        if request.pictures:
+            results = with_pictures(results, *runs)
+        if request.video:
+            notify(f"writing {request.video.name}")
+            write_side_by_side(request.video, outputs[0].info.label, results, *runs)
     return DiffResult(
         reference=outputs[0].info,
         candidates=results,
@@ -130,6 +148,22 @@ def diff(
         environment=environment(),
         seconds=time.perf_counter() - start,
     )
+
+
+def _lead(sides: tuple[Side, ...]) -> Runnable | None:
+    """What feeds are made for: the first graph, else the first side that takes feeds at all."""
+    takes_feeds = [side for side in sides if isinstance(side, Runnable)]
+    return next(
+        (side for side in takes_feeds if isinstance(side, Graph)), next(iter(takes_feeds), None)
+    )
+
+
+def _labels(sides: tuple[Side, ...]) -> dict[Path, str]:
+    """What reports call each side: by its name, or by its path where names are not different."""
+    names = [side.label for side in {side.path: side for side in sides}.values()]
+    return {
+        side.path: side.label if names.count(side.label) == 1 else str(side.path) for side in sides
+    }
 
 
 def environment() -> dict[str, str]:
@@ -150,19 +184,21 @@ def environment() -> dict[str, str]:
     return found
 
 
-def _check_request(request: DiffRequest, lead: Graph | None, sides: tuple[Side, ...]) -> None:
+def _check_request(request: DiffRequest, lead: Runnable | None, sides: tuple[Side, ...]) -> None:
     if len(sides) < 2 and not (request.save_inputs or request.save_outputs):
         raise UserError("name a candidate to compare with, or save the outputs by --save-outputs.")
     if lead is None and (request.feeds.files or request.save_inputs or request.save_outputs):
         raise UserError("feeds and saved outputs need a graph, and every file here is an .npz.")
     if request.layers and not all(isinstance(side, Graph) for side in sides):
-        raise UserError("--layers needs graphs: saved outputs hold no layers.")
+        raise UserError(
+            "--layers needs ONNX graphs: saved outputs and torch: decoders hold no layers."
+        )
     if request.save_outputs:
-        names = [side.path.stem for side in sides if isinstance(side, Graph)]
+        names = [side.stem for side in sides if isinstance(side, Runnable)]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise UserError(
-                f"--save-outputs would write {min(twice)}.npz twice; rename one of the graphs."
+                f"--save-outputs would write {min(twice)}.npz twice; rename one of them."
             )
     if lead is not None:
         choose(request.provider)
@@ -170,7 +206,7 @@ def _check_request(request: DiffRequest, lead: Graph | None, sides: tuple[Side, 
 
 def _run_side(
     side: Side,
-    lead: Graph | None,
+    lead: Runnable | None,
     made: tuple[Feed, ...],
     request: DiffRequest,
     spool: Spool,
@@ -182,12 +218,12 @@ def _run_side(
                 f"{side.path} holds the outputs of {len(side.runs)} feeds, but there are "
                 f"{len(made)}; give the same feeds by --feed."
             )
-        return _Outputs(RunInfo(side.path, "saved outputs", None), side.runs)
+        return _Outputs(RunInfo(side.path, side.label, "saved outputs", None), side.runs)
     assert lead is not None
-    notify(f"running {side.path.name}")
+    notify(f"running {side.label}")
     inputs = pair_inputs(lead, side)
     gc.collect()  # the graph before may still be held by a cycle
-    runner = make_runner(side.path, request.provider, request.settings)
+    runner = side.runner(request.provider, request.settings)
     runs, seconds = [], 0.0
     for feed in made:
         arrays = cast_feed(feed.arrays, inputs)
@@ -200,7 +236,7 @@ def _run_side(
             found = runner.run(arrays)
         seconds += time.perf_counter() - start
         runs.append(spool.put(found))
-    return _Outputs(RunInfo(side.path, runner.description, seconds), tuple(runs))
+    return _Outputs(RunInfo(side.path, side.label, runner.description, seconds), tuple(runs))
 
 
 def _save(
@@ -211,15 +247,15 @@ def _save(
     if request.save_outputs:
         request.save_outputs.mkdir(exist_ok=True)
         for side, found in zip(sides, outputs, strict=True):
-            if isinstance(side, Graph):
-                write_npz(request.save_outputs / f"{side.path.stem}.npz", found.runs)
+            if isinstance(side, Runnable):
+                write_npz(request.save_outputs / f"{side.stem}.npz", found.runs)
 
 
 def _with_default(gates: Gates, sides: tuple[Side, ...]) -> Gates:
     """Where no gate is given, what the precision of the graphs explains; fp32's for saved ones."""
     types: set[int] = set()
     for side in sides:
-        if isinstance(side, Graph):
+        if isinstance(side, Runnable):
             types |= {output.elem_type for output in side.interface.outputs}
             types |= tolerances.working_types(side.skeleton)
     return replace(gates, default=gates.default or tolerances.for_types(*types))
@@ -233,7 +269,7 @@ def _compare(
     request: DiffRequest,
     notify: Notify,
 ) -> CandidateResult:
-    notify(f"comparing {right.path.name}")
+    notify(f"comparing {right.label}")
     if len(reference.runs) != len(candidate.runs):
         raise UserError(
             f"{left.path} holds the outputs of {len(reference.runs)} feeds, {right.path} of "
@@ -261,10 +297,7 @@ def _compare(
         for name, (one, two) in types.items()
         if one != two
     ]
-    pictures = _pictures(names, reference, candidate) if request.pictures else None
-    return CandidateResult(
-        candidate.info, verdicts, tuple(notes), plan=_plan(right), pictures=pictures
-    )
+    return CandidateResult(candidate.info, verdicts, tuple(notes), plan=_plan(right))
 
 
 def _verdict(
@@ -284,15 +317,6 @@ def _verdict(
     return OutputVerdict(feed, names[1], found, counts, failures(found, request.gates))
 
 
-def _pictures(names: Mapping[str, str], reference: _Outputs, candidate: _Outputs) -> Strip | None:
-    """Of the first output that can be shown, on the first feed."""
-    for name, other in names.items():
-        found = strip(name, *alike(reference.runs[0][name], candidate.runs[0][other]))
-        if found:
-            return found
-    return None
-
-
 def _layers(
     left: Side, right: Side, made: tuple[Feed, ...], request: DiffRequest, notify: Notify
 ) -> LayerReport | None:
@@ -302,13 +326,13 @@ def _layers(
     return compare_layers(
         left.path,
         right.path,
-        made[0].arrays,
+        [feed.arrays for feed in made],
         pair_inputs(left, right),
         budget=request.gates.default,
         provider=request.provider,
         settings=request.settings,
         slice_size=request.slice_size,
-        notify=lambda stage: notify(f"{right.path.name}: {stage}"),
+        notify=lambda stage: notify(f"{right.label}: {stage}"),
     )
 
 

@@ -64,19 +64,20 @@ class OutputVerdict:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """One side: its file, what ran it, and the seconds of its runs without loading; None of a
-    file of saved outputs.
+    """One side: its file, what reports call it, what ran it, and the seconds of its runs without
+    loading; None of a file of saved outputs.
     """
 
     path: Path
+    label: str
     evaluator: str
     seconds: float | None
 
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """One candidate: its outputs on every feed, its layers on the first if they were asked for,
-    what the reader should know, and the plan that conversion wrote into it.
+    """One candidate: its outputs on every feed, its layers if they were asked for, what the reader
+    should know, the plan that conversion wrote into it, and pictures of a video on every feed.
     """
 
     run: RunInfo
@@ -84,7 +85,7 @@ class CandidateResult:
     notes: tuple[str, ...] = ()
     layers: LayerReport | None = None
     plan: tuple[Mapping[str, Any], ...] = ()
-    pictures: Strip | None = field(default=None, compare=False)
+    pictures: tuple[Strip, ...] = field(default=(), compare=False)
 
     @property
     def passed(self) -> bool:
@@ -109,6 +110,7 @@ class CandidateResult:
         """Every figure, as JSON can hold it."""
         return {
             "path": str(self.run.path),
+            "label": self.run.label,
             "evaluator": self.run.evaluator,
             "seconds": self.run.seconds,
             "passed": self.passed,

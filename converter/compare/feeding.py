@@ -11,8 +11,8 @@ from converter.compare.diff_result import FeedInfo
 from converter.compare.feed_files import read_arrays
 from converter.compare.feeds import Array, Shapes
 from converter.compare.interface import TensorSpec
-from converter.compare.running import Seeded, make_runner, run_first_legal
-from converter.compare.sides import Graph, check_feed, dtype_of
+from converter.compare.running import Seeded, run_first_legal
+from converter.compare.sides import Runnable, check_feed, dtype_of
 from converter.errors import UserError
 from converter.session import SessionSettings
 
@@ -46,7 +46,7 @@ class Feed:
 
 
 def make_feeds(
-    lead: Graph, plan: FeedPlan, provider: str, settings: SessionSettings, notify: Notify
+    lead: Runnable, plan: FeedPlan, provider: str, settings: SessionSettings, notify: Notify
 ) -> tuple[Feed, ...]:
     """The feeds of a file, or seeded ones; raises `UserError` where a file does not fit."""
     inputs = lead.interface.inputs
@@ -86,13 +86,13 @@ def _fit(
 
 
 def _legal_shapes(
-    lead: Graph, plan: FeedPlan, provider: str, settings: SessionSettings, notify: Notify
+    lead: Runnable, plan: FeedPlan, provider: str, settings: SessionSettings, notify: Notify
 ) -> Shapes:
     ladder = tuple(feeds.shape_ladder(lead.interface.inputs, lead.skeleton, plan.shapes))
     if len(ladder) == 1:
         return ladder[0]
-    notify(f"finding sizes that {lead.path.name} runs on")
-    runner = make_runner(lead.path, provider, settings)
+    notify(f"finding sizes that {lead.label} runs on")
+    runner = lead.runner(provider, settings)
     seeded = Seeded(lead.path, lead.interface.inputs, ladder, plan.seed)
     return run_first_legal(runner, seeded).shapes
 

@@ -5,7 +5,8 @@ candidate's part between the Conv3Ds before a layer and the layer, fed with what
 Conv3Ds gave: it shows what this part adds of its own, be there errors before it or not.
 
 Layers are taken in slices, each a run of both graphs as far as its last layer, so that memory
-holds the outputs of one slice and of the layers right before it. Tensors that are also outputs
+holds the outputs of one slice and of the layers right before it. Of several feeds, one at a time,
+each layer keeps the figures of the feed on which it is worst. Tensors that are also outputs
 keep a runtime from fusing across them, so the last digits may differ from those of a plain run.
 """
 
@@ -13,9 +14,9 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ Notify = Callable[[str], None]
 class LayerDifference:
     """One Conv3D output; a difference is None where it could not be computed, `reason` says why.
 
-    `name` is the reference's tensor, `tensor` and `layout` say what holds it in the candidate.
+    `name` is the reference's tensor, `tensor` and `layout` say what holds it in the candidate,
+    `feed` is the number of the feed that the figures are of.
     """
 
     name: str
@@ -53,11 +55,18 @@ class LayerDifference:
     accumulated: OutputDifference | None
     local: OutputDifference | None
     reason: str = ""
+    feed: int = 0
 
     def why_blamed(self, budget: Tolerance) -> str:
         """What of its own error is beyond the budget; empty if nothing is."""
         found = self.local or self.accumulated
         return found.why_fails(budget) if found else ""
+
+    def badness(self, budget: Tolerance) -> tuple[bool, float]:
+        """Larger is worse: whether its own error is beyond the budget, then how large it is."""
+        found = self.local or self.accumulated
+        known = found is not None and not math.isnan(found.rel_l2)
+        return bool(self.why_blamed(budget)), found.rel_l2 if found and known else -math.inf
 
     def to_json(self) -> dict[str, Any]:
         """Every field by name."""
@@ -67,11 +76,15 @@ class LayerDifference:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """All layers in the reference's order, and what the local error of one may be."""
+    """All layers in the reference's order, and what the local error of one may be.
+
+    `feeds` is how many feeds were run.
+    """
 
     budget: Tolerance
     layers: tuple[LayerDifference, ...]
     notes: tuple[str, ...] = ()
+    feeds: int = 1
 
     @property
     def first_blamed(self) -> LayerDifference | None:
@@ -83,12 +96,14 @@ class LayerReport:
         blamed = self.first_blamed
         known = sum(bool(layer.local or layer.accumulated) for layer in self.layers)
         if blamed is None:
-            return f"no layer of {known} is beyond {self.budget}"
+            over = f" on any of {self.feeds} feeds" if self.feeds > 1 else ""
+            return f"no layer of {known} is beyond {self.budget}{over}"
         kind = "local error" if blamed.local else "accumulated error"
         why = blamed.why_blamed(self.budget)
         where = "" if blamed.tensor == blamed.name else f" (now {blamed.tensor}, {blamed.layout})"
         number = self.layers.index(blamed)
-        return f"first layer to blame: {blamed.name}{where}, number {number}: {kind}, {why}"
+        feed = f", feed {blamed.feed}" if self.feeds > 1 else ""
+        return f"first layer to blame: {blamed.name}{where}, number {number}{feed}: {kind}, {why}"
 
     def to_json(self) -> dict[str, Any]:
         """Every figure, and the name of the first layer beyond the budget."""
@@ -97,6 +112,7 @@ class LayerReport:
             "budget": self.budget.to_json(),
             "first_blamed": blamed.name if blamed else None,
             "sentence": self.sentence(),
+            "feeds": self.feeds,
             "layers": [layer.to_json() for layer in self.layers],
             "notes": list(self.notes),
         }
@@ -132,7 +148,7 @@ class _Bench:
 def compare_layers(
     reference: Path,
     candidate: Path,
-    feed: Mapping[str, Array],
+    feeds: Sequence[Mapping[str, Array]],
     pairs: Mapping[str, TensorSpec],
     *,
     budget: Tolerance,
@@ -141,41 +157,59 @@ def compare_layers(
     slice_size: int = SLICE,
     notify: Notify = lambda stage: None,
 ) -> LayerReport:
-    """Compare every Conv3D output that both graphs hold, on one feed.
+    """Compare every Conv3D output that both graphs hold, each on the feed where it is worst.
 
-    `feed` is by the reference's input names, `pairs` says what the candidate calls them. Raises
+    Feeds are by the reference's input names, `pairs` says what the candidate calls them. Raises
     `UserError` when no layer has a known successor, or the reference does not run.
     """
     with ExitStack() as stack:
         left = _open(stack, reference, provider, settings)
         right = _open(stack, candidate, provider, settings)
         names, notes = _common(left, right, reference, candidate)
-        known: dict[str, Array] = {}
-        layers: list[LayerDifference] = []
-        right_feed = {
-            spec.name: feed[name].astype(dtype_of(spec), copy=False) for name, spec in pairs.items()
-        }
-        borders = {name: _border(right, name, names) for name in names}
-        for start in range(0, len(names), slice_size):
-            part = names[start : start + slice_size]
-            notify(f"layers {start + 1} to {start + len(part)} of {len(names)}")
-            before = [n for name in part for n in borders[name] if n not in part]
-            wanted = list(dict.fromkeys([*before, *part]))
-            known = left.run(wanted, feed)
-            accumulated, reason = _try(lambda: right.run(part, right_feed))  # noqa: B023
-            for name in part:
-                local, local_reason = _local(right, name, borders[name], known, right_feed)
-                layers.append(
-                    LayerDifference(
-                        name,
-                        right.holders[name].tensor,
-                        right.holders[name].layout,
-                        _difference(name, known[name], accumulated.get(name)),
-                        _difference(name, known[name], local.get(name)),
-                        "; ".join(dict.fromkeys(r for r in (reason, local_reason) if r)),
-                    )
-                )
-        return LayerReport(budget, tuple(layers), notes)
+        run = _Run(left, right, names, {name: _border(right, name, names) for name in names})
+        worst: dict[str, LayerDifference] = {}
+        for number, feed in enumerate(feeds):
+            named = f"feed {number}, " if len(feeds) > 1 else ""
+            right_feed = {
+                spec.name: feed[name].astype(dtype_of(spec), copy=False)
+                for name, spec in pairs.items()
+            }
+            for start in range(0, len(names), slice_size):
+                part = names[start : start + slice_size]
+                notify(f"{named}layers {start + 1} to {start + len(part)} of {len(names)}")
+                for layer in run.slice(part, feed, right_feed):
+                    before = worst.get(layer.name)
+                    if before is None or layer.badness(budget) > before.badness(budget):
+                        worst[layer.name] = replace(layer, feed=number)
+        return LayerReport(budget, tuple(worst[name] for name in names), notes, len(feeds))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Both graphs, the layers that both hold, and the layers that each is computed from."""
+
+    left: _Bench
+    right: _Bench
+    names: Sequence[str]
+    borders: Mapping[str, tuple[str, ...]]
+
+    def slice(
+        self, part: Sequence[str], feed: Mapping[str, Array], right_feed: Mapping[str, Array]
+    ) -> Iterator[LayerDifference]:
+        """Some layers on one feed."""
+        before = [n for name in part for n in self.borders[name] if n not in part]
+        known = self.left.run(list(dict.fromkeys([*before, *part])), feed)
+        accumulated, reason = _try(lambda: self.right.run(part, right_feed))
+        for name in part:
+            local, local_reason = _local(self.right, name, self.borders[name], known, right_feed)
+            yield LayerDifference(
+                name,
+                self.right.holders[name].tensor,
+                self.right.holders[name].layout,
+                _difference(name, known[name], accumulated.get(name)),
+                _difference(name, known[name], local.get(name)),
+                "; ".join(dict.fromkeys(r for r in (reason, local_reason) if r)),
+            )
 
 
 def _open(stack: ExitStack, path: Path, provider: str, settings: SessionSettings) -> _Bench:

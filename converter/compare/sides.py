@@ -1,4 +1,6 @@
-"""What is compared: a graph, or the outputs that one gave elsewhere, saved as .npz."""
+"""What is compared: a graph, the outputs that one gave elsewhere, saved as .npz, or upstream's own
+`decode` in PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,15 @@ from converter.compare.interface import (
     read_interface,
     show_shape,
 )
+from converter.compare.running import Runner, make_runner
 from converter.errors import UserError
+from converter.session import SessionSettings
 
 FLOATS = tuple(np.dtype(kind) for kind in (ml_dtypes.bfloat16, np.float16, np.float32, np.float64))
+
+
+TORCH = "torch:"
+"""Before the name of a folder or preset whose `decode` PyTorch is to run."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +42,63 @@ class Graph:
     skeleton: onnx.ModelProto
 
     @property
+    def label(self) -> str:
+        """What reports call it."""
+        return self.path.name
+
+    @property
+    def stem(self) -> str:
+        """The name of its saved outputs, without a suffix."""
+        return self.path.stem
+
+    @property
     def output_names(self) -> list[str]:
         """In the graph's order."""
         return [spec.name for spec in self.interface.outputs]
+
+    def runner(self, provider: str, settings: SessionSettings) -> Runner:
+        """What runs it."""
+        return make_runner(self.path, provider, settings)
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A decoder in PyTorch: a source of `export-vae`, and the seed of its weights if it has none.
+
+    It looks like a graph without nodes, whose inputs are open but for the channels.
+    """
+
+    source: str
+    seed: int | None
+    interface: Interface
+    skeleton: onnx.ModelProto
+
+    @property
+    def path(self) -> Path:
+        """As the user wrote it."""
+        return Path(TORCH + self.source)
+
+    @property
+    def label(self) -> str:
+        """What reports call it."""
+        return TORCH + Path(self.source).name
+
+    @property
+    def stem(self) -> str:
+        """The name of its saved outputs, without a suffix."""
+        return Path(self.source).name
+
+    @property
+    def output_names(self) -> list[str]:
+        """One, the video."""
+        return [spec.name for spec in self.interface.outputs]
+
+    def runner(self, provider: str, settings: SessionSettings) -> Runner:
+        """PyTorch on the CPU, whatever the provider of the graphs."""
+        # Imported here: it needs PyTorch, an extra, and a comparison of graphs needs none.
+        from converter.export_reference import UpstreamRunner
+
+        return UpstreamRunner(self.source, self.seed)
 
 
 @dataclass(frozen=True)
@@ -47,16 +109,31 @@ class Saved:
     runs: tuple[dict[str, Array], ...]
 
     @property
+    def label(self) -> str:
+        """What reports call it."""
+        return self.path.name
+
+    @property
     def output_names(self) -> list[str]:
         """In the file's order."""
         return list(self.runs[0])
 
 
-Side = Graph | Saved
+Runnable = Graph | Upstream
+Side = Runnable | Saved
 
 
-def open_side(path: Path) -> Side:
-    """A graph or saved outputs, by the file's suffix; raises `UserError` for anything else."""
+def open_side(path: Path, weights_seed: int | None = None) -> Side:
+    """A graph or saved outputs, by the file's suffix, or what PyTorch runs, by `torch:` before it.
+
+    Raises `UserError` for anything else. `weights_seed` is for presets without weights.
+    """
+    if str(path).startswith(TORCH):
+        from converter.export_reference import upstream_interface  # see `Upstream.runner`
+
+        source = str(path)[len(TORCH) :]
+        found = upstream_interface(source, weights_seed)
+        return Upstream(source, weights_seed, found, onnx.ModelProto())
     if path.suffix == ".npz":
         return Saved(path, tuple(read_arrays(path)))
     if not path.is_file():
@@ -84,7 +161,7 @@ def pair(
     )
 
 
-def pair_inputs(lead: Graph, other: Graph) -> dict[str, TensorSpec]:
+def pair_inputs(lead: Runnable, other: Runnable) -> dict[str, TensorSpec]:
     """For each input of `lead` that of the other graph; types may differ among floats."""
     names = pair(
         "inputs",

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.compare.diff_result import CandidateResult, DiffResult, OutputVerdict
+import numpy as np
+
+from converter.compare.diff_result import DiffResult, OutputVerdict
 from converter.compare.gates import options
 from converter.compare.histogram import PER_DECADE
 from converter.compare.layers import LayerReport, log_error
@@ -45,16 +47,15 @@ def to_html(result: DiffResult) -> str:
         result=result,
         gates=gates_sentence(result),
         outputs=[_output(result, number) for number in range(_output_count(result))],
-        reels=[
-            _reel(candidate, candidate.pictures)
-            for candidate in result.candidates
-            if candidate.pictures
-        ],
+        reels=_reels(result),
+        summary=_summary(result),
         layers=[
-            _layers(candidate.run.path.name, candidate.layers)
+            _layers(candidate.run.label, candidate.layers)
             for candidate in result.candidates
             if candidate.layers
         ],
+        layer_chart=_layer_chart(result),
+        plans=[candidate for candidate in result.candidates if candidate.plan],
     )
     return page
 
@@ -66,6 +67,49 @@ def gates_sentence(result: DiffResult) -> str:
     return "; ".join(shown) or f"what the precision explains, {result.gates.default}"
 
 
+def _summary(result: DiffResult) -> list[dict[str, Any]]:
+    """One row a candidate, for the top of the page: the worst of all feeds and outputs."""
+    found = []
+    for candidate in result.candidates:
+        details = [output.detail for output in candidate.outputs]
+        likeness = [d.frames.ssim.min for d in details if d.frames]
+        blamed = candidate.layers.first_blamed if candidate.layers else None
+        found.append(
+            {
+                "label": candidate.run.label,
+                "passed": candidate.passed,
+                "psnr": decibels(_least([d.difference.psnr_db for d in details])),
+                "ssim": _fixed(_least(likeness), 6),
+                "max_abs": number(_largest([d.difference.max_abs for d in details])),
+                "rel_l2": number(_largest([d.difference.rel_l2 for d in details])),
+                "layer": "-" if candidate.layers is None else blamed.name if blamed else "none",
+                "blamed": blamed is not None,
+                "seconds": _fixed(candidate.run.seconds, 2),
+            }
+        )
+    return found
+
+
+def _least(values: Sequence[float]) -> float:
+    """Nan where one is not known: what is not known is no better than the others."""
+    return math.nan if any(map(math.isnan, values)) else min(values, default=math.nan)
+
+
+def _largest(values: Sequence[float]) -> float:
+    return math.nan if any(map(math.isnan, values)) else max(values, default=math.nan)
+
+
+def decibels(value: float) -> str:
+    """Two digits after the point; equality has no number."""
+    if math.isinf(value):
+        return "equal"
+    return _fixed(value, 2)
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
 def _output_count(result: DiffResult) -> int:
     return len(result.candidates[0].outputs) if result.candidates else 0
 
@@ -73,7 +117,7 @@ def _output_count(result: DiffResult) -> int:
 def _output(result: DiffResult, place: int) -> dict[str, Any]:
     """One output on one feed, the candidates side by side."""
     verdicts = [candidate.outputs[place] for candidate in result.candidates]
-    heads = [candidate.run.path.name for candidate in result.candidates]
+    heads = [candidate.run.label for candidate in result.candidates]
     figures = [dict(rows(verdict)) for verdict in verdicts]
     names = list(dict.fromkeys(name for one in figures for name in one))
     return {
@@ -100,7 +144,7 @@ def _charts(heads: Sequence[str], verdicts: Sequence[OutputVerdict]) -> list[_Ch
             continue
         equal = sum(map(math.isinf, values))
         note = f"{equal} frames are equal; they are drawn at the upper edge." if equal else ""
-        svg = line_chart(series, x_label="frame", y_label=f"{title} {unit}".strip())
+        svg = line_chart(series, x_label="frame", y_label=", ".join(filter(None, (title, unit))))
         found.append(_Chart(f"{title} a frame", svg, note))
     return [*found, *_histogram(heads, verdicts)]
 
@@ -121,26 +165,35 @@ def _histogram(heads: Sequence[str], verdicts: Sequence[OutputVerdict]) -> list[
             offset = round((verdict.histogram.first - first) * PER_DECADE)
             for place, elements in enumerate(verdict.histogram.counts):
                 if elements:  # one element still shows
-                    values[offset + place] = math.log10(elements) + 0.1
+                    values[offset + place] = math.log10(elements) + 0.04
         series.append(Series(head, values))
-    labels = [f"{first + place / PER_DECADE:g}" for place in range(count)]
+    decades = [first + place / PER_DECADE for place in range(count)]
+    labels = [f"1e{exponent:.0f}" if exponent == round(exponent) else "" for exponent in decades]
     zeros = ", ".join(f"{v.histogram.zero:,}" for v in verdicts if v.histogram)
-    svg = bar_chart(labels, series, x="log10 of the absolute error", y="log10 of elements")
+    svg = bar_chart(labels, series, x="absolute error", y="elements", log=True)
     return [_Chart("Absolute errors", svg, f"Elements without any error: {zeros}.")]
 
 
-def _layers(name: str, report: LayerReport) -> dict[str, Any]:
-    from converter.report.charts import Series, bar_chart
+def _layer_chart(result: DiffResult) -> Markup:
+    """Relative L2 of every layer, two lines a candidate in its colour."""
+    from converter.report.charts import Series, line_chart
 
-    lines = [
-        Series("local", [_drawn(log_error(layer.local)) for layer in report.layers]),
-        Series("accumulated", [_drawn(log_error(layer.accumulated)) for layer in report.layers]),
-    ]
-    labels = [str(number) for number in range(len(report.layers))]
+    lines = []
+    for colour, candidate in enumerate(result.candidates):
+        if candidate.layers is None:
+            continue
+        layers, label = candidate.layers.layers, candidate.run.label
+        accumulated = [_drawn(log_error(layer.accumulated)) for layer in layers]
+        local = [_drawn(log_error(layer.local)) for layer in layers]
+        lines.append(Series(f"{label}, accumulated, layer", accumulated, colour))
+        lines.append(Series(f"{label}, local, layer", local, colour, dashed=True))
+    return line_chart(lines, x_label="layer, in graph order", y_label="relative L2", log=True)
+
+
+def _layers(name: str, report: LayerReport) -> dict[str, Any]:
     return {
         "name": name,
         "report": report,
-        "svg": bar_chart(labels, lines, x="layer", y="log10 of relative L2"),
         "rows": [
             {
                 "name": layer.name,
@@ -150,7 +203,8 @@ def _layers(name: str, report: LayerReport) -> dict[str, Any]:
                 "reason": layer.reason,
                 "local": relative(layer.local),
                 "accumulated": relative(layer.accumulated),
-                "psnr": number(layer.accumulated.psnr_db, 4) if layer.accumulated else "-",
+                "psnr": decibels(layer.accumulated.psnr_db) if layer.accumulated else "-",
+                "feed": layer.feed,
             }
             for layer in report.layers
         ],
@@ -158,34 +212,52 @@ def _layers(name: str, report: LayerReport) -> dict[str, Any]:
 
 
 def _drawn(value: float) -> float:
-    """A layer without error has no bar."""
+    """A layer without error has no point."""
     return math.nan if math.isinf(value) else value
 
 
-def _reel(candidate: CandidateResult, strip: Strip) -> dict[str, Any]:
+def _reels(result: DiffResult) -> list[dict[str, Any]]:
+    """For every feed the reference's frames, and beside them every candidate's."""
+    strips = [
+        (candidate.run.label, one) for candidate in result.candidates for one in candidate.pictures
+    ]
+    feeds = sorted({one.feed for _, one in strips})
+    return [_reel([(label, one) for label, one in strips if one.feed == feed]) for feed in feeds]
+
+
+def _reel(strips: Sequence[tuple[str, Strip]]) -> dict[str, Any]:
+    """`frames` holds for every frame the pictures in the order of the page: the reference, then
+    each candidate and its difference. The first one shown has the largest difference.
+    """
+    first = strips[0][1]
+    frames = []
+    for place, one in enumerate(first.frames):
+        pictures = [one.reference]
+        for _, strip in strips:
+            pictures += [strip.frames[place].candidate, strip.frames[place].difference]
+        frames.append({"frame": one.frame, "pictures": [_image(p) for p in pictures]})
+    differs = [
+        max(int(strip.frames[place].difference.sum()) for _, strip in strips)
+        for place in range(len(first.frames))
+    ]
+    height, width = first.frames[0].reference.shape[:2]
     return {
-        "output": strip.output,
-        "candidate": candidate.run.path.name,
-        "gain": f"{strip.gain:,.0f}",
-        "total": strip.total,
-        "start": max(range(len(strip.frames)), key=lambda n: int(strip.frames[n].difference.sum())),
-        "frames": [
-            {
-                "frame": one.frame,
-                "reference": _png(one.reference),
-                "candidate": _png(one.candidate),
-                "difference": _png(one.difference),
-            }
-            for one in strip.frames
-        ],
+        "output": first.output,
+        "feed": first.feed,
+        "total": first.total,
+        "size": (width, height),
+        "start": differs.index(max(differs)),
+        "columns": [(label, f"{strip.gain:,.0f}") for label, strip in strips],
+        "frames": frames,
     }
 
 
-def _png(picture: Image) -> str:
+def _image(picture: Image) -> str:
+    """Without loss, as a data URL."""
     image = _library("PIL.Image", "Pillow")
     buffer = io.BytesIO()
-    image.fromarray(picture).save(buffer, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    image.fromarray(np.ascontiguousarray(picture)).save(buffer, "WEBP", lossless=True, method=2)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _shape(dims: Any) -> str:

@@ -11,10 +11,10 @@ from converter.report.diff_terminal import relative, rows
 
 def to_markdown(result: DiffResult) -> str:
     """Verdicts, figures, layers, environment and command."""
-    lines = [f"# {result.reference.path.name}: {'pass' if result.passed else 'different'}", ""]
+    lines = [f"# {result.reference.label}: {'pass' if result.passed else 'different'}", ""]
     for candidate in result.candidates:
         mark = "pass" if candidate.passed else "**FAIL**"
-        lines.append(f"- {mark} `{candidate.run.path.name}`: {candidate.sentence()}")
+        lines.append(f"- {mark} `{candidate.run.label}`: {candidate.sentence()}")
         if candidate.layers:
             lines.append(f"  - layers: {candidate.layers.sentence()}")
         lines += [f"  - note: {note}" for note in candidate.notes]
@@ -31,7 +31,7 @@ def to_markdown(result: DiffResult) -> str:
 def _outputs(candidate: CandidateResult) -> list[str]:
     lines = []
     for output in candidate.outputs:
-        lines += [f"## {candidate.run.path.name}: {output.name}, feed {output.feed}", ""]
+        lines += [f"## {candidate.run.label}: {output.name}, feed {output.feed}", ""]
         lines += _table(("figure", "value"), rows(output))
     return lines
 
@@ -44,7 +44,7 @@ def _layers(candidate: CandidateResult) -> list[str]:
         (layer.name, relative(layer.local), relative(layer.accumulated), layer.why_blamed(budget))
         for layer in candidate.layers.layers
     ]
-    title = f"## {candidate.run.path.name}: layers, relative L2"
+    title = f"## {candidate.run.label}: layers, relative L2"
     return [title, "", *_table(("Conv3D output", "local", "accumulated", ""), found)]
 
 

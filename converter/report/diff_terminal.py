@@ -33,7 +33,7 @@ def print_diff(out: Console, result: DiffResult, *, frames: bool = False) -> Non
             out.print(f"layers: {escape(candidate.layers.sentence())}", soft_wrap=True)
         label = "[green]pass[/green]" if candidate.passed else "[red]FAIL[/red]"
         out.print(
-            f"{label} {escape(str(candidate.run.path))}: {escape(candidate.sentence())}",
+            f"{label} {escape(candidate.run.label)}: {escape(candidate.sentence())}",
             soft_wrap=True,
         )
 
@@ -89,7 +89,7 @@ def rows(output: OutputVerdict) -> list[tuple[str, str]]:
 
 def _print_outputs(out: Console, candidate: CandidateResult) -> None:
     for output in candidate.outputs:
-        title = f"{candidate.run.path}: {output.name}, feed {output.feed}"
+        title = f"{candidate.run.label}: {output.name}, feed {output.feed}"
         table = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left")
         table.add_column("figure")
         table.add_column("value", overflow="fold")
@@ -117,10 +117,12 @@ def _print_frames(out: Console, output: OutputVerdict) -> None:
 
 
 def _print_layers(out: Console, report: LayerReport) -> None:
-    table = Table(box=box.SIMPLE_HEAD, title="layers, relative L2", title_justify="left")
+    where = ", each on its worst feed" if report.feeds > 1 else ""
+    title = f"layers, relative L2{where}"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for heading in ("Conv3D output", "now held by", "layout"):
         table.add_column(heading, overflow="fold")
-    for heading in ("local", "accumulated", "PSNR dB"):
+    for heading in ("local", "accumulated", "PSNR dB", *(["feed"] if report.feeds > 1 else [])):
         table.add_column(heading, justify="right")
     table.add_column("", overflow="fold")
     for layer in report.layers:
@@ -132,6 +134,7 @@ def _print_layers(out: Console, report: LayerReport) -> None:
             relative(layer.local),
             relative(layer.accumulated),
             number(layer.accumulated.psnr_db, 4) if layer.accumulated else "-",
+            *([str(layer.feed)] if report.feeds > 1 else []),
             f"[red]{escape(blamed)}[/red]" if blamed else escape(layer.reason),
         )
     out.print(table)

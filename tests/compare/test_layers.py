@@ -27,10 +27,10 @@ pytest.importorskip("onnxruntime")
 FEED = {"x": np.random.default_rng(0).standard_normal(DIMS, np.float32)}
 
 
-def report(reference, candidate, **options):
+def report(reference, candidate, feeds=(FEED,), **options):
     inputs = read_interface(onnx.load(str(candidate)), candidate).inputs
     return compare_layers(
-        reference, candidate, FEED, {"x": inputs[0]}, budget=FP32, provider="cpu", **options
+        reference, candidate, feeds, {"x": inputs[0]}, budget=FP32, provider="cpu", **options
     )
 
 
@@ -104,6 +104,22 @@ def test_accumulated_errors_are_those_of_the_whole_graphs(unfolded):
     for layer, one, two in zip(found.layers, *values, strict=True):
         expected = np.abs(one.astype(np.float64) - two).max()
         assert layer.accumulated.max_abs == pytest.approx(expected, abs=1e-5)  # fp32 sums of 162
+
+
+def test_of_several_feeds_each_layer_shows_its_worst(unfolded):
+    """A weight of the bias' size shows only where its input is not zero."""
+    reference, candidate = unfolded
+    planted = plant(candidate, 0, change_a_weight)
+    silent = {"x": np.zeros(DIMS, np.float32)}
+    assert report(reference, planted, [silent]).first_blamed is None
+    alone = report(reference, planted)
+    found = report(reference, planted, [silent, FEED, silent])
+    assert (found.feeds, found.first_blamed.name, found.first_blamed.feed) == (3, "c0", 1)
+    assert ", feed 1: local error" in found.sentence()
+    assert found.layers[0].local == alone.layers[0].local
+    assert found.to_json()["layers"][0]["feed"] == 1
+    right = report(reference, candidate, [silent, FEED])
+    assert right.sentence().endswith("on any of 2 feeds")
 
 
 def test_layouts_are_undone_and_redone():
