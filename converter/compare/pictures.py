@@ -138,7 +138,7 @@ def affordable(array: Array, pictures: int) -> int:
     height, width = array.shape[-2:]
     step = math.ceil(max(height, width) / MAX_SIDE)
     pixels = max(1, (height // step) * (width // step))
-    return max(1, min(MAX_FRAMES, MAX_PIXELS // (pixels * pictures)))
+    return max(1, min(MAX_FRAMES, int(MAX_PIXELS // (pixels * pictures))))
 
 
 def _gain(share: float) -> float:
