@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from models.base import Decoder
-from models.source import FAMILIES
+from models.base import Decoder, Family
+from models.source import FAMILIES, TINY_WAN, open_source
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,25 @@ class Entry:
 
 
 def entries() -> Iterator[Entry]:
-    """Every preset, in the order of the families. Made without memory for weights."""
+    """Every preset, in the order of the families, made without memory for weights; then the one
+    that comes with weights.
+    """
     for family in FAMILIES:
         for preset, config in family.presets.items():
             with torch.device("meta"):
                 decoder = family.wrap(family.upstream(**config))
-            yield Entry(
-                preset=preset,
-                family=family.name,
-                channels=decoder.geometry.channels,
-                least=decoder.geometry.least,
-                rule=decoder.geometry.rule(),
-                stream=type(decoder).stream is not Decoder.stream,
-                parameters=sum(w.numel() for w in decoder.clip(dynamic=False).parameters()),
-            )
+            yield _entry(preset, family, decoder)
+    trained = open_source(TINY_WAN, None)
+    yield _entry(TINY_WAN, trained.family, trained.decoder)
+
+
+def _entry(preset: str, family: Family, decoder: Decoder) -> Entry:
+    return Entry(
+        preset=preset,
+        family=family.name,
+        channels=decoder.geometry.channels,
+        least=decoder.geometry.least,
+        rule=decoder.geometry.rule(),
+        stream=type(decoder).stream is not Decoder.stream,
+        parameters=sum(w.numel() for w in decoder.clip(dynamic=False).parameters()),
+    )

@@ -49,6 +49,9 @@ CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 WEIGHTS_INDEX = WEIGHTS + ".index.json"
 
+TINY_WAN = "tiny-wan"
+"""A preset that comes with weights, in the folder beside this file."""
+
 CONSTANT_SPREAD = 0.1
 """Standard deviation of the noise on seeded weights that upstream starts as all equal."""
 
@@ -119,6 +122,8 @@ def open_source(source: str, seed: int | None) -> Opened:
     Raises:
         UserError: neither of them, no weights and no seed, or weights that do not fit.
     """
+    if source == TINY_WAN:
+        return _open_folder(Path(__file__).parent / "tiny_wan", seed)
     for family in FAMILIES:
         if source in family.presets:
             if seed is None:
@@ -135,7 +140,7 @@ def open_source(source: str, seed: int | None) -> Opened:
             raise UserError(f"{folder} has weights: leave out --seed, which would replace them.")
         family, vae = open_single_file(folder, FAMILIES)
         return _opened(family, vae, None)
-    presets = ", ".join(name for family in FAMILIES for name in family.presets)
+    presets = ", ".join([TINY_WAN, *(name for family in FAMILIES for name in family.presets)])
     raise UserError(
         f"{source} is no folder, no weights file ({', '.join(SUFFIXES)}) and no preset; a folder "
         f"holds {CONFIG} and {WEIGHTS}, the presets are {presets}."

@@ -65,7 +65,7 @@ def test_a_preset_needs_the_seed_of_its_weights():
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["torch:{folder}/missing"], "neither a folder nor a preset"),
+        (["torch:{folder}/missing"], "and no preset"),
         (["torch:{folder}", "--layers"], "torch: decoders hold no layers"),
         (["torch:{folder}", "--shape", "latent=1x4x2x3"], "has rank 4"),
         (["torch:{folder}", "--shape", "latent=1x5x2x3x4"], "has 5 on axis 1"),

@@ -41,8 +41,8 @@ def read(path) -> np.ndarray:
 
 def test_a_row_a_candidate_with_reference_candidate_and_difference(tmp_path):
     reference = saved(tmp_path / "r.npz", clip(0.0), clip(0.5))
-    near = saved(tmp_path / "near.npz", clip(0.1), clip(0.5))
-    far = saved(tmp_path / "far.npz", clip(0.4), clip(-0.5))
+    near = saved(tmp_path / "near.npz", clip(0.09), clip(0.5))
+    far = saved(tmp_path / "far.npz", clip(0.39), clip(-0.5))
     done = diff_vae(reference, near, far, "--video", tmp_path / "out.mp4")
     assert done.exit_code == 1
     frames = read(tmp_path / "out.mp4")
@@ -50,7 +50,7 @@ def test_a_row_a_candidate_with_reference_candidate_and_difference(tmp_path):
     for number, frame in enumerate(frames):
         red = (-0.8 + 0.5 * (number % 3) + 1) / 2 * 255
         base = (0.0, 0.5)[number // 3]
-        greens = [(base, near, gain) for near, gain in ((0.1, 20), (0.4, 5))]
+        greens = [(base, near, gain) for near, gain in ((0.09, 20), (0.39, 5))]
         if number >= 3:
             greens = [(base, 0.5, 1), (base, -0.5, 2)]
         for row, (one, two, gain) in enumerate(greens):

@@ -5,7 +5,7 @@ from models.wan import WAN
 
 def test_entries_say_what_a_preset_needs_and_makes(monkeypatch):
     monkeypatch.setattr(catalog, "FAMILIES", (WAN, COGVIDEOX))
-    wan, _, cogvideox = catalog.entries()
+    wan, _, cogvideox, trained = catalog.entries()
     assert wan == catalog.Entry(
         preset="wan2.1",
         family="Wan",
@@ -20,3 +20,5 @@ def test_entries_say_what_a_preset_needs_and_makes(monkeypatch):
     )
     assert cogvideox.stream
     assert cogvideox.parameters == 123_368_451
+    assert (trained.preset, trained.family, trained.channels) == ("tiny-wan", "Wan", 16)
+    assert trained.stream

@@ -1,10 +1,13 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file
 
 from converter.errors import UserError
+from models import source
 from models.source import open_source
 from tests.small_decoders import WAN_2_1, decode, latent, wan
 
@@ -168,3 +171,21 @@ def test_an_index_without_a_map(folder):
     (folder / WEIGHTS).rename(folder / "other.safetensors")
     (folder / f"{WEIGHTS}.index.json").write_text("{}")
     assert "index.json has no weight_map" in refusal(folder)
+
+
+def test_the_small_trained_decoder_shows_its_clip():
+    """The frames are those that its training measured: of a clip, not of noise."""
+    folder = Path(source.__file__).with_name("tiny_wan")
+    opened = open_source("tiny-wan", None)
+    assert opened.seed is None
+    latent = load_file(folder / "latent.safetensors")["latent"][:, :, :2].float()
+    with torch.inference_mode():
+        video = opened.decoder.reference(latent)
+    assert video.shape == (1, 3, 5, 176, 320)
+    sky, grass = video[0, :, :, :60, 250:].mean((1, 2, 3)), video[0, :, :, 140:].mean((1, 2, 3))
+    assert sky[2] > sky[0] + 0.05  # blue
+    assert grass[1] > grass[0] > grass[2] + 0.3  # yellowish green
+    files = [path for path in folder.iterdir() if path.suffix == ".safetensors"]
+    assert sum(path.stat().st_size for path in files) < 5e6
+    with pytest.raises(UserError, match="leave out --seed"):
+        open_source("tiny-wan", 0)
