@@ -47,6 +47,34 @@ class Client:
     tries: int = 8
     sleep: Callable[[float], None] = time.sleep
 
+    def __post_init__(self) -> None:
+        """Raises `UserError` where `url` is none."""
+        try:
+            parts = urllib.parse.urlsplit(self.url)
+            whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            whole = False
+        if not whole or not self.url.isascii() or not self.url.isprintable() or " " in self.url:
+            raise UserError(f"{self.url!r} is no address such as http://127.0.0.1:8000.")
+
+    def metadata(self, model: str) -> dict[str, Any]:
+        """What the server states of a model: inputs and outputs, each name, datatype and shape.
+
+        Raises:
+            UserError: there is no such model, no such server, or it speaks another protocol.
+        """
+        try:
+            content = json.loads(self._send(self._request(_path(model), None, {})))
+            for tensor in (*content["inputs"], *content["outputs"]):
+                if not {"name", "datatype", "shape"} <= tensor.keys():
+                    raise KeyError("name, datatype, shape")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self.url} does not speak the Open Inference Protocol: it says nothing that can "
+                f"be understood of {model!r}."
+            ) from error
+        return dict(content)
+
     def decode(self, model: str, latent: Array) -> Array:
         """The video (N, 3, T', H', W') of a latent (N, C, T, H, W).
 
@@ -54,7 +82,10 @@ class Client:
             UserError: the server refuses the request, or does not answer however often asked.
         """
         body = self._decode(model, latent, "application/x-npy", "")
-        video: Array = np.load(io.BytesIO(body), allow_pickle=False)
+        try:
+            video: Array = np.load(io.BytesIO(body), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise UserError(f"{self.url} answers with something else than a video.") from error
         return video
 
     def video(self, model: str, latent: Array, fps: float = 16) -> bytes:
@@ -64,15 +95,16 @@ class Client:
     def _decode(self, model: str, latent: Array, accept: str, query: str) -> bytes:
         file = io.BytesIO()
         np.save(file, latent, allow_pickle=False)
-        path = f"/v2/models/{urllib.parse.quote(model, safe='')}/decode{query}"
-        request = urllib.request.Request(
-            self.url.rstrip("/") + path,
-            file.getvalue(),
-            {"Accept": accept, "Content-Type": "application/x-npy"},
-        )
+        headers = {"Accept": accept, "Content-Type": "application/x-npy"}
+        return self._send(self._request(f"{_path(model)}/decode{query}", file.getvalue(), headers))
+
+    def _request(
+        self, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> urllib.request.Request:
+        request = urllib.request.Request(self.url.rstrip("/") + path, body, headers)
         if self.token:
             request.add_header("Authorization", f"Bearer {self.token}")
-        return self._send(request)
+        return request
 
     def _send(self, request: urllib.request.Request) -> bytes:
         reason, wanted = "", 0.0
@@ -96,6 +128,10 @@ class Client:
             except (OSError, http.client.HTTPException) as error:  # refused, cut off, timed out
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
         raise UserError(f"{self.url} does not answer after {self.tries} tries: {reason}")
+
+
+def _path(model: str) -> str:
+    return f"/v2/models/{urllib.parse.quote(model, safe='')}"
 
 
 def _sentence(error: urllib.error.HTTPError) -> str:

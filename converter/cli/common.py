@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import click
@@ -111,6 +112,19 @@ def provider_choice(what: str = "", default: str = AUTO) -> Callable[[F], F]:
 def session_settings(provider_options: Sequence[str], strict_provider: bool) -> SessionSettings:
     """What the options of `provider_choice` ask of a session; raises `UserError` for no pair."""
     return SessionSettings(parse_pairs("--provider-option", provider_options), strict_provider)
+
+
+def read_token(file: Path | None) -> str | None:
+    """The token that a file holds; raises `UserError` where it holds none."""
+    if file is None:
+        return None
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as a token: {error}.") from error
+    if not token or not token.isascii() or not token.isprintable():
+        raise UserError(f"{file} holds no token: one line of printable ASCII.")
+    return token
 
 
 def parse_pairs(option: str, values: Sequence[str]) -> dict[str, str]:

@@ -24,17 +24,22 @@ from converter.cli.common import (
     EXIT_EQUAL,
     exit_codes,
     provider_choice,
+    read_token,
     reader_may_leave,
     session_settings,
 )
+from converter.client import Client
 from converter.errors import UserError
+from converter.providers import AUTO as AUTO_PROVIDER
 from converter.report.terminal import console
 from converter.runtime import Decoder
 from converter.runtime.choose_tiles import AUTO, chosen_tiles, fitting_tiles, look
 from converter.runtime.latent_files import list_latents, read_latent
 from converter.runtime.outputs import ARRAY, FOLDER, RAW, Format
-from converter.runtime.run import Done, Notify, decode_file, decode_to_pipe
+from converter.runtime.run import Done, FileDecoder, Notify, decode_file, decode_to_pipe
+from converter.runtime.served_decoder import ServedDecoder
 from converter.runtime.tiles import Tiles
+from converter.session import SessionSettings
 from converter.version import VERSION
 from converter.video_file import SUFFIXES as VIDEO_SUFFIXES
 from converter.video_file import Encoding
@@ -78,6 +83,16 @@ CRF_LIMIT = 63
     help="By how much tiles of HxW overlap. Default: a quarter of the smaller side.",
 )
 @provider_choice()
+@click.option(
+    "--server",
+    metavar="URL",
+    help="Decode by a running serve-vae, such as http://127.0.0.1:8000; MODEL is its name there.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="File with the token that the server asks for.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT; of a folder, decode all anew.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -98,6 +113,8 @@ def main(
     provider: str,
     provider_options: tuple[str, ...],
     strict_provider: bool,
+    server: str | None,
+    token_file: Path | None,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
@@ -106,7 +123,8 @@ def main(
     """Decode LATENTS by MODEL into OUT.
 
     MODEL is the graph of a decoder (.onnx), or the manifest of one in stream form (.json), which
-    decodes a clip of any length in constant memory. Either may be converted or not.
+    decodes a clip of any length in constant memory. Either may be converted or not. With --server
+    it is the name of a model there, and a clip is in memory as a whole.
 
     LATENTS is an .npy, .npz, .safetensors or .pt file of one latent, 1xCxTxHxW; or a folder of
     such files. OUT is an .mp4 or .webm video, an .npy array, a folder of PNG pictures, or - for
@@ -121,8 +139,19 @@ def main(
     form = Format(_kind(kind, latents, out), Encoding(_fps(fps), crf), uint8)
     jobs = _jobs(latents, out, form, overwrite)
     settings = session_settings(provider_options, strict_provider)
-    tiles = _tiles(model, tile, overlap, [latent for latent, _ in jobs], name)
-    decoder = Decoder(model, provider, settings, tiles)
+    decoder: FileDecoder
+    if server is not None:
+        if (provider, settings, tile, overlap) != (AUTO_PROVIDER, SessionSettings(), AUTO, None):
+            raise UserError(
+                "with --server the provider, its options and the tiles are the server's: leave "
+                "--provider, --provider-option, --strict-provider, --tile and --overlap out."
+            )
+        decoder = ServedDecoder(Client(server, read_token(token_file) or ""), str(model))
+    elif token_file is not None:
+        raise UserError("--token-file is for --server; give both or neither.")
+    else:
+        tiles = _tiles(model, tile, overlap, [latent for latent, _ in jobs], name)
+        decoder = Decoder(model, provider, settings, tiles)
     if form.kind == RAW:
         with _progress(quiet, latents.name) as notify:
             decode_to_pipe(decoder, latents, name, _stdout(), notify)

@@ -16,6 +16,7 @@ from converter.cli.common import (
     EXIT_EQUAL,
     exit_codes,
     provider_choice,
+    read_token,
     session_settings,
 )
 from converter.errors import UserError
@@ -118,7 +119,7 @@ def main(
         raise UserError(f"{len(models)} models, but {len(names)} names: give --name for each.")
     settings = session_settings(provider_options, strict_provider)
     serving_parts = _serving()
-    access = serving_parts.Access(_token(token_file))
+    access = serving_parts.Access(read_token(token_file))
     certificate = _certificate(serving_parts, tls_cert, tls_key)
     opened = [
         serving_parts.open_model(path, name, provider, settings)
@@ -168,18 +169,6 @@ def _serving() -> Any:
             f"serving needs {error.name}; install it by pip install 'convert-vae[serve]'."
         ) from error
     return parts
-
-
-def _token(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        token = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read as a token: {error}.") from error
-    if not token or not token.isascii() or not token.isprintable():
-        raise UserError(f"{file} holds no token: one line of printable ASCII.")
-    return token
 
 
 def _certificate(parts: Any, chain: Path | None, key: Path | None) -> Any:

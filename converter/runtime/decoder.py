@@ -123,17 +123,13 @@ class Decoder:
                 yield given(value)[:, :frames]
             elif uint8:
                 video = value if isinstance(value, np.ndarray) else graphs.session.array(value)
-                yield library.of_array(_bytes(video[:, :, :frames]))
+                yield library.of_array(to_pixels(video[:, :, :frames]))
             else:
                 yield given(value)[:, :, :frames]
 
     def _fitting(self, z: Array) -> Array:
         """The latent in the graph's type; raises `UserError` where it does not fit."""
-        if z.ndim != 5 or 0 in z.shape:
-            raise UserError(f"a latent is (N, C, T, H, W), not of shape {z.shape}.")
-        wanted = self._graphs.dtype
-        if z.dtype not in FLOATS or not np.can_cast(z.dtype, wanted):
-            raise UserError(f"the latent is {z.dtype}; this decoder takes {wanted}.")
+        z = as_latent(z, self._graphs.dtype)
         for axis in "CTHW":
             place = "NCTHW".index(axis)
             size, given = self.latent[place], z.shape[place]
@@ -154,10 +150,24 @@ class Decoder:
                 f"the latent has {z.shape[2]} on T, but this decoder takes {lead} and a multiple "
                 f"of {multiple}: {lead + multiple}, {lead + 2 * multiple} and so on."
             )
-        if not np.isfinite(z).all():
-            raise UserError("the latent has values that are not finite (NaN or infinity).")
-        return z.astype(wanted, copy=False)
+        return z
 
 
-def _bytes(video: Array) -> Array:
+def as_latent(z: Array, wanted: np.dtype[Any]) -> Array:
+    """A latent in the type that is wanted.
+
+    Raises:
+        UserError: it is no finite (N, C, T, H, W), or of a type that does not fit into the other.
+    """
+    if z.ndim != 5 or 0 in z.shape:
+        raise UserError(f"a latent is (N, C, T, H, W), not of shape {z.shape}.")
+    if z.dtype not in FLOATS or not np.can_cast(z.dtype, wanted):
+        raise UserError(f"the latent is {z.dtype}; this decoder takes {wanted}.")
+    if not np.isfinite(z).all():
+        raise UserError("the latent has values that are not finite (NaN or infinity).")
+    return z.astype(wanted, copy=False)
+
+
+def to_pixels(video: Array) -> Array:
+    """Pixels (N, T, H, W, 3) of 0 to 255 of a video (N, 3, T, H, W) of -1 to 1."""
     return np.stack([to_uint8(clip) for clip in video])

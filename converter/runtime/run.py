@@ -7,19 +7,32 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Protocol
 
 import numpy as np
 
 from converter import memory
 from converter.errors import UserError
-from converter.runtime.decoder import Decoder
 from converter.runtime.latent_files import read_latent
 from converter.runtime.outputs import FOLDER, RAW, Format, Output, partial_path, raw, writing
 from converter.session import Array
 
 Notify = Callable[[int, int | None], None]
 """Told how many frames of the video are done, and of how many, where that is known."""
+
+
+class FileDecoder(Protocol):
+    """What decodes: `Decoder`, or `ServedDecoder`."""
+
+    video_dtype: np.dtype[Any]
+
+    def frames(self, count: int) -> int | None:
+        """Frames of video of `count` latent frames; None where only a run will tell."""
+        ...
+
+    def stream(self, latent: Array, *, uint8: bool = False) -> Iterator[Array]:
+        """The video's chunks in order; raises `UserError` before the first."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,7 @@ class PartlyWrittenError(UserError):
 
 
 def decode_file(
-    decoder: Decoder, latent: Path, name: str | None, out: Path, form: Format, notify: Notify
+    decoder: FileDecoder, latent: Path, name: str | None, out: Path, form: Format, notify: Notify
 ) -> Done:
     """Decode one file into `out`, which gets its name when it is complete.
 
@@ -58,23 +71,25 @@ def decode_file(
         PartlyWrittenError: the output could be written in part only.
         OSError: it could not be written at all.
     """
+    start = time.perf_counter()
     z, chunks = _open(decoder, latent, name, form)
     total = decoder.frames(z.shape[2])
-    return _write(latent, str(out), chunks, writing(out, form, total), total, form, notify)
+    return _write(latent, str(out), chunks, writing(out, form, total), total, form, notify, start)
 
 
 def decode_to_pipe(
-    decoder: Decoder, latent: Path, name: str | None, pipe: IO[bytes], notify: Notify
+    decoder: FileDecoder, latent: Path, name: str | None, pipe: IO[bytes], notify: Notify
 ) -> Done:
     """Decode one file into raw frames, as they are made."""
     form = Format(RAW)
+    start = time.perf_counter()
     z, chunks = _open(decoder, latent, name, form)
     total = decoder.frames(z.shape[2])
-    return _write(latent, RAW, chunks, closing(raw(pipe)), total, form, notify)
+    return _write(latent, RAW, chunks, closing(raw(pipe)), total, form, notify, start)
 
 
 def _open(
-    decoder: Decoder, latent: Path, name: str | None, form: Format
+    decoder: FileDecoder, latent: Path, name: str | None, form: Format
 ) -> tuple[Array, Iterator[Array]]:
     if decoder.video_dtype == np.uint8 and not form.wants_bytes:
         raise UserError("this decoder makes bytes, not floats: give --uint8.")
@@ -93,8 +108,8 @@ def _write(
     total: int | None,
     form: Format,
     notify: Notify,
+    start: float,
 ) -> Done:
-    start = time.perf_counter()
     frames = 0
     notify(0, total)
     try:
