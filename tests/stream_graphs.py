@@ -86,14 +86,37 @@ def spec(chunk: int, height: int | None = 4, width: int | None = 5) -> StreamSpe
     )
 
 
-def write(path: Path, chunk: int = 2, *, dynamic: bool = False) -> Path:
+def in_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Its video as bytes (N, T, H, W, C): 128 is 0, 64 is 1; cut off below 0 and above 255."""
+    (made,) = [node for node in model.graph.node if "video" in node.output]
+    made.output[0] = "floats"
+    numbers = (("by", 64), ("more", 128), ("black", 0), ("white", 255))
+    model.graph.initializer.extend(from_array(np.float32(n), name) for name, n in numbers)
+    model.graph.node.extend(
+        [
+            helper.make_node("Mul", ["floats", "by"], ["scaled"]),
+            helper.make_node("Add", ["scaled", "more"], ["raised"]),
+            helper.make_node("Clip", ["raised", "black", "white"], ["cut"]),
+            helper.make_node("Cast", ["cut"], ["cast"], to=TensorProto.UINT8),
+            helper.make_node("Transpose", ["cast"], ["video"], perm=[0, 2, 3, 4, 1]),
+        ]
+    )
+    (video,) = [output for output in model.graph.output if output.name == "video"]
+    n, c, t, h, w = [dim.dim_value or dim.dim_param for dim in video.type.tensor_type.shape.dim]
+    shape = [n, t, h, w, c]
+    video.CopyFrom(helper.make_tensor_value_info("video", TensorProto.UINT8, shape))
+    return model
+
+
+def write(path: Path, chunk: int = 2, *, dynamic: bool = False, uint8: bool = False) -> Path:
     """Write a manifest with its files; returns `path`."""
     sizes = ("H", "W") if dynamic else (4, 5)
     graphs = {}
     with pending_stream(path) as pending:
         for role in ("first", "next"):
             plain = pending.folder / f"{role}.plain"
-            onnx.save(graph(role, chunk, *sizes), plain)
+            made = graph(role, chunk, *sizes)
+            onnx.save(in_bytes(made) if uint8 else made, plain)
             graphs[role] = model_file.load(plain)
         pending.write(graphs, spec(chunk, None, None) if dynamic else spec(chunk))
         pending.commit()

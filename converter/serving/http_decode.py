@@ -30,6 +30,8 @@ PROTOCOL = "http"
 MP4, PNG, NPY = "video/mp4", "image/png", "application/x-npy"
 KINDS = (MP4, PNG, NPY)
 
+FLOATS = ("FP16", "BF16", "FP32")
+
 FPS = Fraction(16)
 MAX_FPS = 1000
 
@@ -78,9 +80,11 @@ def decoder_ends(model: ServedModel) -> tuple[TensorMetadata, TensorMetadata]:
     """The latent and the video of a model; raises `RequestError` where it is no decoder."""
     ends = (*model.inputs, *model.outputs)
     if len(model.inputs) == len(model.outputs) == 1 and len(ends[0].shape) == len(ends[1].shape):
-        floats = all(end.datatype in ("FP16", "BF16", "FP32") for end in ends)
-        if len(ends[1].shape) == 5 and ends[1].shape[1] in (3, OPEN) and floats:
-            return ends[0], ends[1]
+        latent, video = ends
+        colours = video.shape[-1 if video.datatype == "UINT8" else 1] if video.shape else 0
+        types = latent.datatype in FLOATS and video.datatype in (*FLOATS, "UINT8")
+        if len(video.shape) == 5 and colours in (3, OPEN) and types:
+            return latent, video
     raise invalid(f"{model.name} is no decoder from one latent to one video: use infer")
 
 
@@ -140,8 +144,8 @@ def _frame(text: str) -> int:
 
 
 def pixels(video: Array) -> Frames:
-    """Frames (T, H, W, 3) in bytes of the one clip (1, 3, T, H, W)."""
-    return to_uint8(video[0])
+    """Frames (T, H, W, 3) in bytes of the one clip (1, 3, T, H, W), or of bytes (1, T, H, W, 3)."""
+    return video[0] if video.dtype == np.uint8 else to_uint8(video[0])
 
 
 def _png(video: Array, frame: int) -> bytes:

@@ -16,7 +16,7 @@ from converter.errors import UserError
 from converter.manifest import is_manifest
 from converter.providers import AUTO, make_session
 from converter.runtime import Decoder
-from converter.serving.datatypes import NUMPY, ONNXRUNTIME
+from converter.serving.datatypes import NUMPY, ONNXRUNTIME, name_of
 from converter.session import HOST_IDS, Array, Session, SessionSettings, TensorInfo
 
 Shape = tuple[int, ...]
@@ -119,13 +119,14 @@ class StreamModel:
         n, c, _, h, w = (OPEN if size is None else size for size in self._decoder.latent)
         space = self._spec.space
         height, width = (OPEN if size == OPEN else size * space for size in (h, w))
-        video = (n, self._spec.video_channels, OPEN, height, width)
+        self._bytes = self._decoder.video_dtype == np.uint8
+        video = self._video(n, OPEN, height, width)
         latent = (n, c, OPEN, h, w)
         self.inputs: tuple[TensorMetadata, ...] = (
             TensorMetadata(self._spec.latent_name, "FP32", latent),
         )
         self.outputs: tuple[TensorMetadata, ...] = (
-            TensorMetadata(self._spec.video_name, "FP32", video),
+            TensorMetadata(self._spec.video_name, name_of(self._decoder.video_dtype), video),
         )
 
     def output_shapes(self, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
@@ -135,12 +136,16 @@ class StreamModel:
         if frames is None:
             return {}
         space = self._spec.space
-        return {self._spec.video_name: (n, self._spec.video_channels, frames, h * space, w * space)}
+        return {self._spec.video_name: self._video(n, frames, h * space, w * space)}
 
     def run(self, feed: Feed) -> Iterator[Results]:
         """Chunk by chunk."""
         for frames in self._decoder.stream(feed[self._spec.latent_name]):
             yield {self._spec.video_name: frames}
+
+    def _video(self, n: int, t: int, h: int, w: int) -> Shape:
+        c = self._spec.video_channels
+        return (n, t, h, w, c) if self._bytes else (n, c, t, h, w)
 
 
 def open_model(
@@ -156,6 +161,11 @@ def open_model(
     """
     arguments = name or path.stem, path, provider, settings or SessionSettings()
     return StreamModel(*arguments) if is_manifest(path) else GraphModel(*arguments)
+
+
+def time_axis(video: Array) -> int:
+    """Of a video's frames: bytes are (N, T, H, W, C), other types (N, C, T, H, W)."""
+    return 1 if video.dtype == np.uint8 else 2
 
 
 def tensor_bytes(datatype: str, shape: Shape) -> int:

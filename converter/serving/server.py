@@ -15,8 +15,9 @@ from converter.serving.errors import RequestError, Status, invalid
 from converter.serving.inference import InferenceRequest, check_output_size, check_size
 from converter.serving.limits import Limits
 from converter.serving.metrics import Metrics
-from converter.serving.model import VERSION, Results, ServedModel
+from converter.serving.model import VERSION, Results, ServedModel, time_axis
 from converter.serving.worker import Worker
+from converter.session import Array
 
 log = logging.getLogger("converter.serving")
 
@@ -122,7 +123,7 @@ class Server:
         if len(results) == 1:
             return results[0]
         return {
-            name: await asyncio.to_thread(np.concatenate, [part[name] for part in results], 2)
+            name: await asyncio.to_thread(_joined, [part[name] for part in results])
             for name in results[0]
         }
 
@@ -138,5 +139,9 @@ def _run(model: ServedModel, request: InferenceRequest) -> Iterator[Results]:
 
 
 def _frames(result: Results) -> int:
-    """Frames of the first output that is a video (N, C, T, H, W); 0 where none is."""
-    return next((array.shape[2] for array in result.values() if array.ndim == 5), 0)
+    """Frames of the first output that is a video, of rank 5; 0 where none is."""
+    return next((array.shape[time_axis(array)] for array in result.values() if array.ndim == 5), 0)
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    return np.concatenate(parts, time_axis(parts[0]))
