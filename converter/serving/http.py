@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import replace
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -21,6 +22,7 @@ from converter.serving.metrics import CONTENT_TYPE
 from converter.serving.model import ServedModel
 from converter.serving.openapi import document
 from converter.serving.page import page
+from converter.serving.request_ids import identify
 from converter.serving.server import Server
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -104,9 +106,8 @@ class _Handlers:
         asked = await run_in_threadpool(
             parse, model, body, request.headers.get(HEADER_LENGTH.lower())
         )
-        results = await unless_gone(
-            request, self._server.infer_whole(model, asked.request, PROTOCOL)
-        )
+        named = replace(asked.request, log_id=identify(request, asked.request.id))
+        results = await unless_gone(request, self._server.infer_whole(model, named, PROTOCOL))
         made = await run_in_threadpool(response, model, asked, results)
         return _send(made, request.headers.get("accept-encoding", ""))
 

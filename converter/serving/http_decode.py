@@ -22,6 +22,7 @@ from converter.serving.errors import RequestError, Status, invalid
 from converter.serving.http_tensors import CHUNK
 from converter.serving.inference import InferenceRequest, check_tensor
 from converter.serving.model import OPEN, Results, ServedModel, TensorMetadata
+from converter.serving.request_ids import identify
 from converter.serving.server import Server
 from converter.session import Array
 from converter.video_file import Encoding, Frames, VideoWriter, to_uint8
@@ -61,7 +62,7 @@ async def decode(
     """Decode the latent that the body is; raises `RequestError`."""
     latent, video = decoder_ends(model)
     array = read_npy(model, latent, body)
-    inference = InferenceRequest({latent.name: array}, (video.name,))
+    inference = InferenceRequest({latent.name: array}, (video.name,), log_id=identify(request))
     if asked.kind == NPY:
         made = await unless_gone(request, server.infer_whole(model, inference, PROTOCOL))
         return _npy(made[video.name])

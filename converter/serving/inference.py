@@ -16,12 +16,16 @@ MAX_ELEMENTS = 2**40
 
 @dataclass(frozen=True)
 class InferenceRequest:
-    """Inputs by name, checked against the model; `outputs` are the names that are wanted."""
+    """Inputs by name, checked against the model; `outputs` are the names that are wanted.
+
+    `id` is the client's, for the answer; `log_id` is for the log, where it is not the same.
+    """
 
     inputs: Mapping[str, Array]
     outputs: tuple[str, ...]
     id: str = ""
     parameters: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    log_id: str = ""
 
 
 def check_names(model: ServedModel, given: Sequence[str]) -> None:

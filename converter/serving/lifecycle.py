@@ -16,6 +16,7 @@ from converter.errors import UserError
 from converter.serving.access import Access
 from converter.serving.grpc import grpc_server
 from converter.serving.http import application
+from converter.serving.request_ids import identified
 from converter.serving.server import Server
 
 GRACE = 600.0
@@ -100,7 +101,7 @@ class Serving:
         self.http_port = listener.getsockname()[1]
         certificate = self._certificate
         config = uvicorn.Config(
-            self._access.guard(application(self.server)),
+            identified(self._access.guard(application(self.server))),
             log_config=None,
             access_log=False,
             lifespan="off",

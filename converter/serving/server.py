@@ -16,6 +16,7 @@ from converter.serving.inference import InferenceRequest, check_output_size, che
 from converter.serving.limits import Limits
 from converter.serving.metrics import Metrics
 from converter.serving.model import VERSION, Results, ServedModel, time_axis
+from converter.serving.request_ids import choose
 from converter.serving.worker import Worker
 from converter.session import Array
 
@@ -74,6 +75,7 @@ class Server:
                 values do not fit.
         """
         started = time.perf_counter()
+        identifier = request.log_id or choose(request.id)
         code, frames, size = 499, 0, 0
         try:
             shapes = {name: array.shape for name, array in request.inputs.items()}
@@ -98,7 +100,7 @@ class Server:
             raise invalid(str(error).rstrip(".")) from error
         except Exception as error:
             code = Status.INTERNAL.value
-            log.exception("a request failed", extra={"model": model.name, "request": request.id})
+            log.exception("a request failed", extra={"model": model.name, "request": identifier})
             raise RequestError(Status.INTERNAL, "the model failed; the log says why") from error
         finally:
             self.metrics.count(model.name, protocol, code)
@@ -106,7 +108,7 @@ class Server:
                 "request",
                 extra={
                     "model": model.name,
-                    "request": request.id,
+                    "request": identifier,
                     "protocol": protocol,
                     "code": code,
                     "seconds": round(time.perf_counter() - started, 4),
