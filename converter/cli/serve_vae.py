@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -135,7 +136,7 @@ def main(
     )
     serving_parts.log_as_json(logging.INFO)
 
-    async def serve() -> bool:
+    async def serve() -> None:
         addresses = serving_parts.Addresses(
             options["host"], options["http_port"], options["grpc_port"]
         )
@@ -154,10 +155,14 @@ def main(
             err=True,
         )
         sys.stderr.flush()
-        finished: bool = await serving.until_stopped()
-        return finished
+        if not await serving.until_stopped():
+            # The thread of a graph that runs cannot be ended, and Python would wait for it.
+            logging.shutdown()
+            sys.stderr.flush()
+            os._exit(UNFINISHED)
 
-    return EXIT_EQUAL if asyncio.run(serve()) else UNFINISHED
+    asyncio.run(serve())
+    return EXIT_EQUAL
 
 
 def _serving() -> Any:

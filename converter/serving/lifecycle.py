@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from converter.serving.grpc import grpc_server
 from converter.serving.http import application
 from converter.serving.request_ids import identified
 from converter.serving.server import Server
+
+log = logging.getLogger("converter.serving")
 
 GRACE = 600.0
 """Seconds in which what was taken is finished, once the server is told to stop."""
@@ -83,7 +86,8 @@ class Serving:
     async def until_stopped(self) -> bool:
         """Wait for `stop`, then finish what was taken and close.
 
-        Returns whether all of it was finished within the grace time.
+        Returns whether all of it was finished within the grace time. What was not is answered with
+        503; a graph that runs then does so to its end, and so may its thread outlast this.
         """
         await self._stop.wait()
         finished = True
@@ -91,6 +95,7 @@ class Serving:
             await asyncio.wait_for(self.server.close(), self._grace)
         except asyncio.TimeoutError:
             finished = False
+            log.warning("the grace time is over", extra={"unfinished": self.server.give_up()})
         await self._close_listeners(5.0)
         return finished
 

@@ -132,8 +132,11 @@ class Server:
     async def close(self) -> None:
         """Take no more requests, and finish those that were taken."""
         self.ready = False
-        for worker in self.workers.values():
-            await worker.close()
+        await asyncio.gather(*(worker.close() for worker in self.workers.values()))
+
+    def give_up(self) -> int:
+        """Answer what is not finished with 503; returns how many requests that are."""
+        return sum(worker.give_up() for worker in self.workers.values())
 
 
 def _run(model: ServedModel, request: InferenceRequest) -> Iterator[Results]:

@@ -40,6 +40,7 @@ class Worker(Generic[T]):
         self.running = 0
         self._limit = limit
         self._closed = False
+        self._runs: set[_Run[T]] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
     async def results(
@@ -67,6 +68,7 @@ class Worker(Generic[T]):
                 self._retry_after(),
             )
         run = _Run(job, asyncio.get_running_loop(), self)
+        self._runs.add(run)
         self.waiting += 1
         future = self._pool.submit(run.work)
         done = False
@@ -88,6 +90,7 @@ class Worker(Generic[T]):
             if future.cancel():
                 self.waiting -= 1
             run.abandon()
+            self._runs.discard(run)
             now = time.perf_counter_ns()
             if done:
                 self.statistics.done(run.arrived, run.begun, now)
@@ -98,6 +101,15 @@ class Worker(Generic[T]):
         """Take no more jobs, and wait for those that were taken."""
         self._closed = True
         await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)
+
+    def give_up(self) -> int:
+        """Tell all who still wait for results that they get none; returns how many they are.
+
+        What has not begun never does; what a job is computing goes on, as a thread cannot be ended.
+        """
+        for run in self._runs:
+            run.fail(RequestError(Status.STOPPING, "the server has stopped before it was done"))
+        return len(self._runs)
 
     def _retry_after(self) -> int:
         """Seconds after which there is probably room in the queue."""
@@ -138,6 +150,11 @@ class _Run(Generic[T]):
         self._abandoned.set()
         while not self.results.empty():
             self.results.get_nowait()
+
+    def fail(self, error: RequestError) -> None:
+        """In the loop: raise an error in place of the results that are still to come."""
+        self.abandon()
+        self.results.put_nowait(_End(error))
 
     def _put(self, result: T | _End) -> None:
         if not self._abandoned.is_set():

@@ -7,14 +7,19 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import numpy as np
+import onnx
 import pytest
 import requests
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 import trustme
 from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
 from tritonclient.utils import InferenceServerException
 
 from converter.cli.serve_vae import main
@@ -53,7 +58,10 @@ class Command:
 
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)
-        _, rest = self.process.communicate(timeout=60)
+        try:
+            _, rest = self.process.communicate(timeout=30)
+        finally:
+            self.process.kill()  # of no effect on one that has ended
         return self.process.returncode, [json.loads(line) for line in rest.splitlines()]
 
 
@@ -114,9 +122,64 @@ def test_stopping_under_load_answers_everything_that_was_taken(graph):
     assert all(line.get("code") in (200, 503) for line in log if line["message"] == "request")
 
 
+def endless(path):
+    """x (1, 2) -> y: adds 1 to x as often as nobody can wait for."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go.on"]),
+            helper.make_node("Add", ["sum", "one"], ["more"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("number", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            small_models.value("sum", (1, 2)),
+        ],
+        [
+            helper.make_tensor_value_info("go.on", TensorProto.BOOL, []),
+            small_models.value("more", (1, 2)),
+        ],
+    )
+    constants = [
+        numpy_helper.from_array(np.array(2**60), "count"),
+        numpy_helper.from_array(np.array(True), "true"),
+        numpy_helper.from_array(np.float32(1), "one"),
+    ]
+    loop = helper.make_node("Loop", ["count", "true", "x"], ["y"], body=body)
+    ends = small_models.value("x", (1, 2)), small_models.value("y", (1, 2))
+    graph = helper.make_graph([loop], "g", [ends[0]], [ends[1]], constants)
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    return path
+
+
+def test_when_the_grace_time_is_over_it_goes_though_a_graph_still_runs(tmp_path):
+    command = Command(endless(tmp_path / "endless.onnx"), "--grace", "0.5")
+    url = f"http://127.0.0.1:{command.http}/v2/models/endless"
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [0, 0]}]}
+    with ThreadPoolExecutor(2) as pool:
+        asked = [
+            pool.submit(requests.post, f"{url}/infer", json=body, timeout=60) for _ in range(2)
+        ]
+        waiting = 'convert_vae_queue_depth{model="endless"} 1.0'
+        metrics = f"http://127.0.0.1:{command.http}/metrics"
+        while waiting not in requests.get(metrics, timeout=20).text:  # so the other one runs
+            time.sleep(0.02)
+        code, log = command.stop()
+        replies = [one.result() for one in asked]
+    assert code == 1
+    assert [reply.status_code for reply in replies] == [503, 503]
+    assert replies[0].json()["error"] == "the server has stopped before it was done"
+    (over,) = [line for line in log if line["message"] == "the grace time is over"]
+    assert over["unfinished"] == 2
+    assert [line["code"] for line in log if line["message"] == "request"] == [503, 503]
+
+
 def test_while_stopping_it_is_alive_but_not_ready_and_takes_nothing_new():
     model = SlowModel()
-    with running([model]) as serving:
+    other = SlowModel()
+    other.name = "other"
+    with running([model, other]) as serving:
         url = f"http://127.0.0.1:{serving.http_port}/v2"
         body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1.5]}]}
         replies = []
@@ -131,8 +194,9 @@ def test_while_stopping_it_is_alive_but_not_ready_and_takes_nothing_new():
         while requests.get(f"{url}/health/ready", timeout=5).status_code == 200:
             pass
         assert requests.get(f"{url}/health/live", timeout=5).status_code == 200
-        late = requests.post(f"{url}/models/slow/infer", json=body, timeout=5)
-        assert (late.status_code, late.json()["error"]) == (503, "the server is stopping")
+        for name in ("slow", "other"):
+            late = requests.post(f"{url}/models/{name}/infer", json=body, timeout=5)
+            assert (late.status_code, late.json()["error"]) == (503, "the server is stopping")
         model.let.set()
         thread.join(20)
         assert replies[0].json()["outputs"][0]["data"] == [3.0]

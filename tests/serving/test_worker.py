@@ -167,6 +167,40 @@ def test_closing_waits_for_what_was_taken_and_takes_no_more():
     asyncio.run(main())
 
 
+def test_giving_up_answers_all_and_begins_nothing_more():
+    async def main():
+        worker = Worker(limit=8)
+        ahead, computing, waiting = Gate(1, 2, 3), Gate(1), Gate(1)
+        ahead.let.set()
+        first = worker.results(ahead)
+        assert await anext(first) == 1
+        await until(lambda: ahead.yielded == 3)  # 2 is there, and 3 waits for room
+        others = [asyncio.create_task(collect(worker, gate)) for gate in (computing, waiting)]
+        await until(lambda: worker.waiting == 2)
+        assert worker.give_up() == 3
+        for task in (asyncio.create_task(anext(first)), *others):
+            with pytest.raises(RequestError, match="has stopped before it was done") as error:
+                await task
+            assert error.value.status is Status.STOPPING
+        await until(lambda: (worker.waiting, worker.running) == (0, 0))
+        assert not computing.begun.is_set()
+        assert not waiting.begun.is_set()
+        assert worker.give_up() == 0
+        assert worker.statistics.fail.count == 3
+
+        gate = Gate(1)
+        running = asyncio.create_task(collect(worker, gate))
+        await until(gate.begun.is_set)
+        assert worker.give_up() == 1
+        with pytest.raises(RequestError, match="has stopped"):
+            await running
+        gate.let.set()
+        await until(lambda: worker.running == 0)
+        assert await collect(worker, lambda: iter([7])) == [7]  # the thread is free again
+
+    asyncio.run(main())
+
+
 def test_the_loop_answers_while_a_job_computes():
     async def main():
         worker = Worker(limit=4)
