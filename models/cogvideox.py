@@ -250,7 +250,8 @@ COGVIDEOX = Family(
     name="CogVideoX",
     upstream=AutoencoderKLCogVideoX,
     wrap=CogVideoXDecoder,
-    # The defaults of the class: CogVideoX-2b. The scaling factor of other checkpoints is another.
+    # The defaults of the class. A quotation of THUDM/CogVideoX-2b's config.json has the same
+    # channels, compression and factor (no layers were quoted); CogVideoX-5b-I2V's factor is 0.7.
     presets={
         "cogvideox": {
             "latent_channels": 16,

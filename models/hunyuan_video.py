@@ -110,8 +110,8 @@ HUNYUAN_VIDEO = Family(
     name="HunyuanVideo",
     upstream=AutoencoderKLHunyuanVideo,
     wrap=HunyuanVideoDecoder,
-    # The defaults of the class; scripts/convert_hunyuan_video_to_diffusers.py of diffusers writes
-    # hunyuanvideo-community/HunyuanVideo with them.
+    # The defaults of the class; copies of the checkpoint's config.json in other projects' tests
+    # state the same channels, layers, groups, factor and compression.
     presets={
         "hunyuan-video": {
             "latent_channels": 16,

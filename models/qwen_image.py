@@ -49,7 +49,8 @@ QWEN_IMAGE = Family(
     name="Qwen-Image",
     upstream=AutoencoderKLQwenImage,
     wrap=QwenImageDecoder,
-    # The defaults of the class, which diffusers gives the values of Qwen/Qwen-Image.
+    # The defaults of the class; copies of the checkpoint's config.json in other projects state the
+    # same, and give it latents_mean and latents_std, which are the class's, too.
     presets={
         "qwen-image": {
             "base_dim": 96,
