@@ -132,7 +132,8 @@ def _frame(scale: _Scale, x_label: str, y_label: str) -> str:
     parts.append(
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">'
         f"{escape(x_label)}</text>"
-        f'<text transform="translate(15 {middle}) rotate(-90)" text-anchor="middle">'
+        f'<text class="upright" transform="translate(15 {middle}) rotate(-90)" '
+        f'text-anchor="middle">'
         f"{escape(y_label)}</text>"
     )
     return "".join(parts)
