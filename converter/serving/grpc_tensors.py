@@ -16,12 +16,14 @@ from converter.serving.datatypes import NUMPY, name_of
 from converter.serving.errors import invalid
 from converter.serving.inference import (
     InferenceRequest,
+    check_byte_count,
     check_names,
     check_outputs,
     check_tensor,
+    from_bytes,
 )
 from converter.serving.messages import message
-from converter.serving.model import VERSION, ServedModel, Shape, tensor_bytes
+from converter.serving.model import VERSION, ServedModel, Shape
 from converter.session import Array
 
 _CONTENTS: Mapping[str, str] = {
@@ -57,7 +59,8 @@ def parse(model: ServedModel, asked: Any) -> InferenceRequest:
         if raw:
             if tensor.HasField("contents"):
                 raise invalid(f"the input {tensor.name!r} has both contents and raw contents")
-            inputs[tensor.name] = _from_raw(tensor, shape, raw[number])
+            check_byte_count(tensor.name, tensor.datatype, shape, len(raw[number]))
+            inputs[tensor.name] = from_bytes(tensor.name, tensor.datatype, shape, raw[number])
         else:
             inputs[tensor.name] = _from_contents(tensor, shape)
     outputs = check_outputs(model, [output.name for output in asked.outputs])
@@ -79,17 +82,6 @@ def response(
             made.outputs.add(name=name, datatype=name_of(array.dtype), shape=array.shape)
             made.raw_output_contents.append(array.tobytes())
     return made
-
-
-def _from_raw(tensor: Any, shape: Shape, raw: bytes) -> Array:
-    needed = tensor_bytes(tensor.datatype, shape)
-    if len(raw) != needed:
-        raise invalid(
-            f"the input {tensor.name!r} has {len(raw)} bytes, but its shape needs {needed}"
-        )
-    if tensor.datatype == "BOOL" and max(raw, default=0) > 1:
-        raise invalid(f"the input {tensor.name!r} has a byte that is neither 0 nor 1")
-    return np.frombuffer(raw, NUMPY[tensor.datatype]).reshape(shape)
 
 
 def _from_contents(tensor: Any, shape: Shape) -> Array:

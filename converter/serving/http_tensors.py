@@ -19,11 +19,13 @@ from converter.serving.datatypes import NUMPY, ONLY_BINARY
 from converter.serving.errors import invalid
 from converter.serving.inference import (
     InferenceRequest,
+    check_byte_count,
     check_names,
     check_outputs,
     check_tensor,
+    from_bytes,
 )
-from converter.serving.model import VERSION, ServedModel, Shape, TensorMetadata, tensor_bytes
+from converter.serving.model import VERSION, ServedModel, Shape, TensorMetadata
 from converter.session import Array
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -203,16 +205,12 @@ def _sizes(entry: Json) -> Sequence[int]:
 
 def _from_bytes(entry: Json, shape: Shape, body: memoryview, start: int, size: int) -> Array:
     name, datatype = entry["name"], entry["datatype"]
-    needed = tensor_bytes(datatype, shape)
     if "data" in entry:
         raise invalid(f"the input {name!r} has both data and binary_data_size")
-    if size != needed:
-        raise invalid(f"the input {name!r} has {size} bytes, but its shape needs {needed}")
+    check_byte_count(name, datatype, shape, size)
     if start + size > len(body):
         raise invalid(f"the input {name!r} is cut short: {len(body) - start} of {size} bytes came")
-    if datatype == "BOOL" and max(body[start : start + size], default=0) > 1:
-        raise invalid(f"the input {name!r} has a byte that is neither 0 nor 1")
-    return np.frombuffer(body, NUMPY[datatype], math.prod(shape), start).reshape(shape)
+    return from_bytes(name, datatype, shape, body[start : start + size])
 
 
 def _from_json(entry: Json, shape: Shape) -> Array:

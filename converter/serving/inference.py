@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from converter.serving.datatypes import NUMPY
 from converter.serving.errors import RequestError, Status, invalid
 from converter.serving.model import OPEN, ServedModel, Shape, TensorMetadata, tensor_bytes
 from converter.session import Array
@@ -42,17 +45,12 @@ def check_names(model: ServedModel, given: Sequence[str]) -> None:
 
 
 def check_tensor(model: ServedModel, name: str, datatype: str, shape: Sequence[int]) -> Shape:
-    """The shape of an input, if its type and shape are what the model takes.
+    """The shape of the model's input `name`, if its type and shape are what the model takes.
 
     Raises:
         RequestError: they are not.
     """
-    wanted = next((tensor for tensor in model.inputs if tensor.name == name), None)
-    if wanted is None:
-        raise invalid(
-            f"{model.name} has no input {name!r}; it takes "
-            f"{', '.join(tensor.name for tensor in model.inputs)}"
-        )
+    wanted = next(tensor for tensor in model.inputs if tensor.name == name)
     if datatype != wanted.datatype:
         raise invalid(f"the input {name!r} is {datatype}, but must be {wanted.datatype}")
     if len(shape) != len(wanted.shape) or not all(map(_fits, shape, wanted.shape)):
@@ -62,6 +60,24 @@ def check_tensor(model: ServedModel, name: str, datatype: str, shape: Sequence[i
     if math.prod(shape) > MAX_ELEMENTS:
         raise RequestError(Status.TOO_LARGE, f"the input {name!r} has {math.prod(shape)} elements")
     return tuple(shape)
+
+
+def check_byte_count(name: str, datatype: str, shape: Shape, count: int) -> None:
+    """Raise `RequestError` unless an input's bytes are as many as its shape needs."""
+    needed = tensor_bytes(datatype, shape)
+    if count != needed:
+        raise invalid(f"the input {name!r} has {count} bytes, but its shape needs {needed}")
+
+
+def from_bytes(name: str, datatype: str, shape: Shape, raw: bytes | memoryview) -> Array:
+    """An input as it lies in `raw`, which has as many bytes as its shape needs.
+
+    Raises:
+        RequestError: a BOOL is neither 0 nor 1.
+    """
+    if datatype == "BOOL" and max(raw, default=0) > 1:
+        raise invalid(f"the input {name!r} has a byte that is neither 0 nor 1")
+    return np.frombuffer(raw, NUMPY[datatype]).reshape(shape)
 
 
 def check_outputs(model: ServedModel, wanted: Sequence[str]) -> tuple[str, ...]:

@@ -4,9 +4,7 @@ import base64
 import html
 import io
 import json
-import os
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,6 +19,7 @@ from converter.report.charts import Series, bar_chart, line_chart
 from converter.report.diff_file import check_report_path, write_report
 from converter.report.diff_html import to_html
 from converter.report.diff_markdown import to_markdown
+from tests.chromium import FLAGS, chromium
 from tests.compare.planted import change_a_weight, converted, plant
 
 pytest.importorskip("onnxruntime")
@@ -147,15 +146,6 @@ def test_charts_draw_what_is_known():
     assert "<svg" in line_chart([], x_label="x", y_label="y")
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None and os.environ.get("CI"):
-        pytest.fail("Chromium is not installed, and with CI set it must be")
-    return found or pytest.skip("Chromium is not installed")
-
-
 PROBE = """<script>addEventListener("load", async () => {
   const found = {}, reel = document.querySelector(".reel"), slider = reel.querySelector("input");
   const sources = () => [...reel.querySelectorAll("img")].map(image => image.src);
@@ -182,7 +172,7 @@ PROBE = """<script>addEventListener("load", async () => {
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_shows_it(result, tmp_path, chromium, width):
+def test_a_browser_shows_it(result, tmp_path, width):
     """Renders without an error or a request; nothing is wider than the window; the slider works.
 
     The page lies in a frame of that width, as a window cannot be as narrow as a phone.
@@ -198,7 +188,7 @@ def test_a_browser_shows_it(result, tmp_path, chromium, width):
         encoding="utf-8",
     )
     flags = ["--allow-file-access-from-files", "--virtual-time-budget=8000", "--dump-dom"]
-    done = browse(chromium, outer, tmp_path, *flags)
+    done = browse(outer, tmp_path, *flags)
     title = html.unescape(re.search("<title>(.*?)</title>", done.stdout)[1])
     found = json.loads(title)
     assert found["overflow"] <= 0
@@ -210,25 +200,24 @@ def test_a_browser_shows_it(result, tmp_path, chromium, width):
     assert (found["playing"], found["paused"]) == ("Pause", "Play")
     assert found["focusable"] == [True, True]
     assert "CONSOLE" not in done.stderr, done.stderr
-    browse(chromium, outer, tmp_path, f"--screenshot={tmp_path / 'shot.png'}")
+    browse(outer, tmp_path, f"--screenshot={tmp_path / 'shot.png'}")
     shot = np.asarray(image.open(tmp_path / "shot.png").convert("RGB"))[:, :width]
     assert len(np.unique(shot.reshape(-1, 3), axis=0)) > 50
 
 
-def test_an_error_of_a_page_is_seen(tmp_path, chromium):
+def test_an_error_of_a_page_is_seen(tmp_path):
     """So that the silence in the test above means something."""
     page = tmp_path / "broken.html"
     page.write_text("<script>missing()</script>")
-    assert "missing is not defined" in browse(chromium, page, tmp_path, "--dump-dom").stderr
+    assert "missing is not defined" in browse(page, tmp_path, "--dump-dom").stderr
 
 
-def browse(chromium: str, page: Path, folder: Path, *options: str) -> subprocess.CompletedProcess:
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
-    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+def browse(page: Path, folder: Path, *options: str) -> subprocess.CompletedProcess:
+    flags = [*FLAGS, "--hide-scrollbars"]
     flags += [f"--user-data-dir={folder / 'profile'}", "--window-size=1280,1600"]
     flags += ["--enable-logging=stderr", "--log-level=0"]
     return subprocess.run(
-        [chromium, *flags, *options, page.as_uri()],
+        [chromium(), *flags, *options, page.as_uri()],
         capture_output=True,
         text=True,
         timeout=120,

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import aiohttp
-import pytest
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --remote-debugging-port=0"
-)
-
-
-def chromium() -> str:
-    """Its path; a test that has none fails with CI set, and is skipped otherwise."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("Chromium is not installed")
-    return found
+from tests.chromium import FLAGS, chromium
 
 
 class Tab:
@@ -68,7 +53,7 @@ async def with_page(address: str, folder: Path, use) -> None:
     """Open `address` and await `use(tab)`."""
     profile = folder / "profile"
     process = subprocess.Popen(
-        [chromium(), *FLAGS.split(), f"--user-data-dir={profile}", address],
+        [chromium(), *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}", address],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
