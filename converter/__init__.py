@@ -11,7 +11,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from converter.convert import Options, run
+from converter.attempts import run
+from converter.convert import Options
 from converter.errors import UserError
 from converter.kernels import GENERIC, Target
 from converter.model_file import ExternalData

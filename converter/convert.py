@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
 
-from converter import model_file, output_files, provenance
+from converter import accuracy, model_file, output_files, provenance
 from converter.choice import FAST, Chooser, cheapest
 from converter.constants import Workshop
 from converter.conv3d import ConstantWeight, Conv3D, Unread, find_conv3d
@@ -29,7 +29,7 @@ from converter.passes.phase_upsample import phase_convolutions
 from converter.passes.redundant_expand import drop_redundant_expands
 from converter.passes.sum_of_squares import spell_out_l2_norms
 from converter.placement import Placement, place
-from converter.plan import AUTO, Plan, exact_pins, make_plan
+from converter.plan import AUTO, Plan, make_plan
 from converter.precision import (
     CONV,
     FP32,
@@ -99,29 +99,25 @@ class Options:
         return self.target == GENERIC and self.precision == FP32
 
 
-def run(source: Path, output: Path | None, options: Options, notify: Notify) -> ConvertResult:
-    """Convert `source` into `output`; `notify` hears the name of each phase as it begins.
+def run_once(
+    source: Path,
+    output: Path | None,
+    options: Options,
+    notify: Notify,
+    error_budget: float | None = None,
+) -> ConvertResult:
+    """Convert `source` into `output`, by the first plan that comes.
 
-    Where the validation rejects what `auto` gave to Winograd, the graph is made anew without.
+    Args:
+        source: The graph.
+        output: Where the converted one goes.
+        options: How to convert.
+        notify: Hears the name of each phase as it begins.
+        error_budget: What the plan is held to, see `converter.accuracy.within`; None for no limit.
 
     Raises:
         UserError: bad input or usage; nothing was written.
     """
-    if options.min_psnr is not None and not options.validate:
-        raise UserError("a least PSNR is what the validation checks, so it cannot be left out.")
-    first = _run(source, output, replace(options, keep_invalid=False), notify)
-    if first.validation is None or first.validation.passed:
-        return first
-    pins = exact_pins(first.plan)
-    if not pins:
-        return _run(source, output, options, notify) if options.keep_invalid else first
-    asked = {name: chosen for name, chosen in options.pins.items() if name not in pins}
-    exact = _run(source, output, replace(options, pins=asked | pins), notify)
-    note = f"Winograd was left out of {len(pins)} Conv3D: {first.validation.sentence()}"
-    return replace(exact, notes=(*exact.notes, note))
-
-
-def _run(source: Path, output: Path | None, options: Options, notify: Notify) -> ConvertResult:
     clock = _Clock(notify)
     if output is not None and not options.dry_run:
         output_files.refuse_to_replace(output, options.overwrite)
@@ -129,7 +125,7 @@ def _run(source: Path, output: Path | None, options: Options, notify: Notify) ->
         model = model_file.load(source)
         digest = model_file.digest(model)
     with clock.phase("plan"):
-        prepared = _prepare(model, options)
+        prepared = _prepare(model, options, error_budget)
     notes = [f"left as it was: {e.node}: {e.reason}" for e in prepared.plan.refusals]
     if prepared.widened.reasons:
         notes.append(prepared.widened.sentence())
@@ -185,7 +181,7 @@ class _Prepared:
         return {**self.widened.renamed, **lowered}
 
 
-def _prepare(model: Model, options: Options) -> _Prepared:
+def _prepare(model: Model, options: Options, error_budget: float | None) -> _Prepared:
     untouched = type(model.proto)()
     untouched.CopyFrom(model.proto)
     unlist_constant_inputs(model.proto)
@@ -201,6 +197,8 @@ def _prepare(model: Model, options: Options) -> _Prepared:
         change = OpsetChange(surgery.opset, surgery.opset)
     choose = options.choose or partial(cheapest, target=options.target, accuracy=options.accuracy)
     plan = make_plan(found, options.strategy, options.pins, choose)
+    if error_budget is not None:
+        plan = accuracy.within(found, plan, error_budget, options.target)
     file_bytes = sum(p.stat().st_size for p in (model.path, *model.external_files))
     before = summarize(untouched, len(found), file_bytes)
     return _Prepared(surgery, found, plan, change, precision, widened, before)
@@ -324,6 +322,7 @@ class _Job:
             validation=validation,
             notes=(*self.notes, *notes),
             placement=placement,
+            error=accuracy.plan_error(self.prepared.found, self.prepared.plan),
         )
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from converter import manifest, model_file, stream_files
+from converter.attempts import run as convert_graph
 from converter.choice import Choice, Chooser, cheapest
 from converter.conv3d import Conv3D
 from converter.convert import Notify, Options
-from converter.convert import run as convert_graph
 from converter.errors import UserError
 from converter.manifest import FIRST, NEXT, Manifest
 from converter.plan import Plan, matches

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from converter.conv3d import Conv3D, Dim
-from converter.rewrites import KEEP, pointwise, taps, temporal, unfold, winograd, winograd_windows
-from converter.rewrites.tiling import PRODUCTS, cheapest_tiling
+from converter.rewrites import KEEP, pointwise, taps, temporal, unfold, winograd_windows
+from converter.rewrites.tiling import PRODUCTS
+from converter.rewrites.winograd_limits import LIMITS, tiling
 
 ELEMENT_BYTES = 4
 NOMINAL = (1, 16, 8, 32, 32)
@@ -98,16 +99,16 @@ def estimate(conv: Conv3D, strategy: str) -> Cost:
         return Cost(direct, padded + sliced + kt * x + y, kt + 3)
     if strategy == taps.NAME:
         return Cost(direct, padded + sliced + (4 * kt - 3) * y, 3 * kt)
-    assert strategy == winograd.NAME
-    tiling = cheapest_tiling(frames_out)
+    assert strategy in LIMITS
+    tiles = tiling(strategy, conv)
     if not isinstance(conv.x_shape[2], int):
-        tiling = (winograd_windows.TILE,) * math.ceil(frames_out / winograd_windows.TILE)
-    products = sum(PRODUCTS[m] for m in tiling)
+        tiles *= math.ceil(frames_out / winograd_windows.TILE)
+    products = sum(PRODUCTS[m] for m in tiles)
     if conv.group == 1 and not blocked:  # It groups the products, whose groups are then not full.
         direct *= UNBLOCKED_SLOWDOWN
     # Transform of the data, the Conv2D, transform of the result; each reads and writes.
     moved = x + y + 2 * products * (x / t + y / frames_out)
-    return Cost(direct * products / (kt * frames_out), moved, 3 * len(set(tiling)) + 1)
+    return Cost(direct * products / (kt * frames_out), moved, 3 * len(set(tiles)) + 1)
 
 
 def _size(dim: Dim, nominal: int) -> int:

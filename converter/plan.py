@@ -15,7 +15,7 @@ from typing import Any
 from converter.choice import Choice, Chooser, cheapest
 from converter.conv3d import Conv3D, Unread
 from converter.errors import UserError
-from converter.rewrites import BY_NAME, KEEP, unfold, winograd
+from converter.rewrites import BY_NAME, KEEP
 
 AUTO = "auto"
 PINNED = "pinned"
@@ -37,6 +37,7 @@ class PlanEntry:
         reason: Why, in words; for a refusal the reason of the refusal.
         refused: Whether something was asked for that could not be done.
         seconds: What each candidate would take, estimated or measured; empty where none was asked.
+        lowered: Whether a faster strategy was given up for the accuracy asked.
     """
 
     node: str
@@ -48,6 +49,7 @@ class PlanEntry:
     reason: str
     refused: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
+    lowered: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,20 +124,6 @@ def read_pins(path: Path) -> dict[str, str]:
         return {_literal(entry["node"]): str(entry["strategy"]) for entry in data["conv3d"]}
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not a plan that convert-vae wrote.") from error
-
-
-def exact_pins(plan: Plan) -> dict[str, str]:
-    """Pins that give what `auto` gave to Winograd to the next best instead; what the user asked for
-    stays.
-    """
-    pins = {}
-    for entry in plan.entries:
-        if entry.strategy != winograd.NAME or entry.reason in (PINNED, ASKED_FOR):
-            continue
-        others = {name: s for name, s in entry.seconds.items() if name != winograd.NAME}
-        best = min(others, key=lambda name: others[name]) if others else unfold.NAME
-        pins[_literal(entry.node)] = best
-    return pins
 
 
 def _leave(item: Unread, wanted: str) -> PlanEntry:

@@ -71,6 +71,7 @@ class ConvertResult:
         precision: What was lowered; None where the precision was left as it was.
         placement: What becomes of the output's nodes on the target; None for a dry run, and where
             no target was named.
+        error: Relative error of the whole graph, as `converter.accuracy` estimates it.
         notes: What the user should know, a sentence each.
     """
 
@@ -86,6 +87,7 @@ class ConvertResult:
     notes: tuple[str, ...]
     precision: PrecisionReport | None = None
     placement: Placement | None = None
+    error: float = 0.0
 
     @property
     def conv3d_left(self) -> int:

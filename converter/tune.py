@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from converter.choice import FAST, Choice, candidates, cheapest
 from converter.conv3d import AutoPad, Conv3D
-from converter.convert import Options, run
+from converter.convert import Options, run_once
 from converter.cost import RATES
 from converter.kernels import GENERIC
 from converter.providers import choose, make_session
@@ -167,7 +167,7 @@ def _candidate(conv: Conv3D, strategy: str, folder: Path) -> Path:
     if strategy == KEEP:
         return source
     target = folder / f"{strategy}.onnx"
-    run(source, target, Options(strategy=strategy, validate=False), lambda phase: None)
+    run_once(source, target, Options(strategy=strategy, validate=False), lambda phase: None)
     return target
 
 

@@ -16,12 +16,9 @@ from onnx.numpy_helper import from_array, to_array
 
 import converter
 from converter import UserError, convert
-from converter.choice import Choice
 from converter.convert import Options
-from converter.convert import run as convert_graph
 from converter.plan import AUTO
-from converter.result import ConvertResult
-from converter.rewrites import taps, winograd
+from converter.rewrites import taps
 from converter.version import VERSION
 from tests import small_models
 from tests.execute import conv3d_left, run
@@ -382,60 +379,6 @@ def test_keep_invalid_writes_all_the_same(source, output, monkeypatch):
     assert result.written
     assert not result.equal
     assert conv3d_left(onnx.load(output)) == []
-
-
-def to_winograd(conv):
-    return Choice("winograd", "as the test says", seconds={"winograd": 1, "taps": 2, "unfold": 3})
-
-
-def spoil_winograd(monkeypatch) -> None:
-    """Give its products the weights twice as large."""
-    right = winograd._weight
-    monkeypatch.setattr(
-        winograd, "_weight", lambda conv, emit, m: emit.node("Add", [right(conv, emit, m)] * 2, "x")
-    )
-
-
-def test_auto_does_without_winograd_where_the_validation_rejects_it(source, output, monkeypatch):
-    spoil_winograd(monkeypatch)
-    options = Options(choose=to_winograd, pins={"second": "unfold"}, keep_invalid=True)
-    result = convert_graph(source, output, options, lambda phase: None)
-    assert result.written
-    assert result.equal
-    assert [entry.strategy for entry in result.plan.entries] == ["taps", "unfold"]
-    assert any(n.startswith("Winograd was left out of 1 Conv3D: different") for n in result.notes)
-
-
-def test_winograd_that_was_asked_for_stays(source, output, monkeypatch):
-    spoil_winograd(monkeypatch)
-    result = convert(source, output, pins={"first": "winograd"}, strategy="taps")
-    assert not result.written
-    assert result.plan.entries[0].strategy == "winograd"
-    kept = convert(source, output, strategy="winograd", keep_invalid=True)
-    assert kept.written
-    assert not kept.equal
-
-
-def test_auto_keeps_to_a_least_psnr(tmp_path, output):
-    source = save(small_models.conv3d(dims=(1, 4, 8, 6, 8)), tmp_path / "in.onnx")
-
-    def reached(least: float) -> ConvertResult:
-        options = Options(choose=to_winograd, min_psnr=least, overwrite=True)
-        return convert_graph(source, output, options, lambda phase: None)
-
-    fast = reached(80)
-    assert fast.plan.entries[0].strategy == "winograd"
-    above = fast.validation.outputs[0].psnr_db + 1
-    better = reached(above)
-    assert better.plan.entries[0].strategy == "taps"
-    assert better.validation.tolerance.min_psnr_db == above
-    assert better.written
-    assert not reached(1000).written
-
-
-def test_a_least_psnr_needs_the_validation(source, output):
-    with pytest.raises(UserError, match="a least PSNR is what the validation checks"):
-        convert(source, output, min_psnr=100, validate=False)
 
 
 def test_without_validation_nothing_is_compared(source, output, monkeypatch):

@@ -15,6 +15,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 
 from converter import convert_stream
+from converter.attempts import run
 from converter.choice import EXACT, FAST
 from converter.cli.common import (
     EXIT_DIFFERENT,
@@ -27,7 +28,7 @@ from converter.cli.common import (
     reader_may_leave,
 )
 from converter.cli.progress import progress
-from converter.convert import Options, run
+from converter.convert import Options
 from converter.convert_stream import StreamResult
 from converter.errors import UserError
 from converter.kernels import GENERIC, TARGETS
@@ -135,8 +136,8 @@ PHASES = {
     "--min-psnr",
     type=click.FloatRange(min=0, min_open=True),
     metavar="DB",
-    help="Least PSNR of every output in the validation. Where Winograd misses it, auto does "
-    "without. Default: what the precision explains.",
+    help="Least PSNR of every output in the validation. auto gives Winograd smaller tiles, or does "
+    "without, as far as that takes. Default: what the precision explains.",
 )
 @click.option("--no-validate", is_flag=True, help="Do not run both graphs and compare.")
 @click.option(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from converter.conv3d import Conv3D, Refusal
-from converter.rewrites import pointwise, taps, temporal, unfold, winograd
+from converter.rewrites import pointwise, taps, temporal, unfold, winograd, winograd_limits
 from converter.rewrites.emit import Emitter
 
 KEEP = "keep"
@@ -31,4 +31,10 @@ STRATEGIES: tuple[Strategy, ...] = tuple(
     for module in (pointwise, temporal, winograd, unfold, taps)
 )
 
-BY_NAME = {strategy.name: strategy for strategy in STRATEGIES}
+LIMITED: tuple[Strategy, ...] = tuple(
+    Strategy(name, winograd_limits.CHECKS[name], winograd_limits.REWRITES[name])
+    for name in winograd_limits.LIMITED
+)
+"""Winograd by smaller tiles: taken where a budget of accuracy asks for them, or where named."""
+
+BY_NAME = {strategy.name: strategy for strategy in (*STRATEGIES, *LIMITED)}

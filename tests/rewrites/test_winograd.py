@@ -108,6 +108,33 @@ def test_dynamic_planes(plane: tuple, tmp_path: Path) -> None:
         assert np.abs(y - expected).max() <= RELATIVE * np.abs(expected).max()
 
 
+@pytest.mark.parametrize(
+    ("strategy", "groups"),
+    [("winograd", [10]), ("winograd6", [6]), ("winograd4", [6]), ("winograd2", [4])],
+)
+def test_smaller_tiles(strategy: str, groups: list[int], tmp_path: Path) -> None:
+    """8 frames: one tile of 10 products, two of 6, or four of 4; the smaller, the more exact."""
+    pads = (2, 1, 1, 0, 1, 1)
+    proto, weight, bias = model(8, pads=pads)
+    result, target = converted(proto, tmp_path, strategy)
+    assert result.plan.entries[0].strategy == strategy
+    convs = [node for node in onnx.load(target).graph.node if node.op_type == "Conv"]
+    assert [a.i for conv in convs for a in conv.attribute if a.name == "group"] == groups
+    x = RNG.standard_normal((1, C, 8, H, W)).astype(np.float32)
+    (y,) = ort.InferenceSession(str(target), providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    expected = convolve(x, weight, bias, pads=pads)
+    assert np.abs(y - expected).max() <= RELATIVE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("strategy", "refused"), [("winograd4", False), ("winograd2", True)])
+def test_smaller_tiles_where_frames_are_open(strategy: str, refused: bool, tmp_path: Path) -> None:
+    """The form by windows has tiles of 4 frames and no others."""
+    proto, _, _ = model("T", pads=(2, 1, 1, 0, 1, 1))
+    (entry,) = converted(proto, tmp_path, strategy)[0].plan.entries
+    assert entry.refused == refused
+    assert not refused or entry.reason == "winograd2 needs a static T"
+
+
 def test_fewer_products_and_no_pad(tmp_path: Path) -> None:
     """Eight frames are one tile of ten products, in one Conv2D; time padding takes no node."""
     proto, _, _ = model(8, pads=(2, 1, 1, 0, 1, 1))
