@@ -11,12 +11,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from converter.attempts import run
 from converter.convert import Options
 from converter.errors import UserError
 from converter.kernels import GENERIC, Target
 from converter.model_file import ExternalData
 from converter.precision import CONV, FP32, Precision, Scope
+from converter.race import run
 from converter.result import ConvertResult
 from converter.session import SessionSettings
 from converter.tune import tuner
@@ -73,8 +73,8 @@ def convert(
         external_data: Weights in a file of their own: `auto` where the input has one or the file
             would near 2 GB; `always`; `never`.
         validate: Run both graphs on the same feed and compare.
-        min_psnr: Least PSNR in dB of every output; None for what the precision explains. Where
-            Winograd misses it, `auto` does without.
+        min_psnr: Least PSNR in dB of every output; None for what the precision explains. `auto`
+            gives Winograd smaller tiles, or does without, as far as that takes.
         shapes: Input name -> shape of the feed, where dimensions are dynamic.
         seed: Of the feed.
         provider: Execution provider of the validation and of `tune`.

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from converter import manifest, model_file, stream_files
-from converter.attempts import run as convert_graph
 from converter.choice import Choice, Chooser, cheapest
 from converter.conv3d import Conv3D
 from converter.convert import Notify, Options
 from converter.errors import UserError
 from converter.manifest import FIRST, NEXT, Manifest
 from converter.plan import Plan, matches
+from converter.race import run as convert_graph
 from converter.result import ConvertResult
 from converter.rewrites import BY_NAME
 from converter.stream_files import PendingStream

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from rich.filesize import decimal
 from rich.markup import escape
 
 from converter import convert_stream
-from converter.attempts import run
 from converter.choice import EXACT, FAST
 from converter.cli.common import (
     EXIT_DIFFERENT,
@@ -36,6 +36,7 @@ from converter.manifest import is_manifest
 from converter.output_files import refuse_to_replace, write_text
 from converter.plan import AUTO, Plan, read_pins
 from converter.precision import CONV, FP32, PRECISIONS, SCOPES
+from converter.race import run
 from converter.report.diff_file import check_report_path, write_report
 from converter.report.terminal import console, print_plan, print_summary, print_verdict
 from converter.result import ConvertResult
@@ -215,12 +216,13 @@ def main(
         if tune:
             request = replace(request, choose=_tuner(request, tuning_cache, notify))
         result: ConvertResult | StreamResult
-        if is_manifest(input):
-            result = convert_stream.run(input, output, request, notify)
-        else:
-            result = run(input, output, request, notify)
-            if report and result.written and output is not None:
-                _report(report, input, output, request, show)
+        with _times_kept(request):
+            if is_manifest(input):
+                result = convert_stream.run(input, output, request, notify)
+            else:
+                result = run(input, output, request, notify)
+        if report and output is not None and isinstance(result, ConvertResult) and result.written:
+            _report(report, input, output, request, show)
     if plan_out and isinstance(result, ConvertResult):
         _save_plan(plan_out, result.plan)
     with reader_may_leave():
@@ -274,6 +276,20 @@ def _tuner(request: Options, cache: Path | None, notify: Callable[[str], None]) 
         lambda node, strategy: notify(f"timing {strategy} for {node}"),
         request.session_settings,
     )
+
+
+@contextmanager
+def _times_kept(request: Options) -> Iterator[None]:
+    """Ctrl-C within says what it leaves: the times that were measured."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not isinstance(request.choose, Tuner) or not request.choose.cache.path.exists():
+            raise
+        raise UserError(
+            "interrupted; no graph was written. The times measured so far are kept in "
+            f"{request.choose.cache.path}, and the same command goes on from there."
+        ) from error
 
 
 def _check_plan_out(plan: Path, input: Path, output: Path | None, overwrite: bool) -> None:

@@ -1,16 +1,19 @@
 """Each bad input is one sentence, exit code 2, nothing half-written and INPUT untouched."""
 
+import json
 import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
+from onnx.numpy_helper import from_array
 
 from tests import small_models
 from tests.cli.command import assert_refused, convert_vae, process
-from tests.small_models import files, save, save_external
+from tests.small_models import VIDEO, files, save, save_external
 
 DATA = "weights.bin"
 
@@ -298,6 +301,41 @@ def test_a_job_that_is_stopped_leaves_what_was_there(tmp_path):
     assert_refused(done, "interrupted; nothing was written")
     assert files(tmp_path) == before
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "count"),
+    [("converter.tune", "_candidate", 6), ("converter.race", "judge", 1)],
+    ids=["while layers are timed", "while graphs are timed"],
+)
+def test_ctrl_c_while_tuning_says_that_times_are_kept(tmp_path, module, name, count):
+    """Two Convs of different shapes with four candidates each: one is timed, then the other."""
+    weights = [
+        from_array(np.ones(s, np.float32), n)
+        for n, s in (("w1", (8, 4, 3, 3, 3)), ("w2", (4, 8, 3, 3, 3)))
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["m"], pads=[1] * 6),
+        helper.make_node("Conv", ["m", "w2"], ["y"], pads=[1] * 6),
+    ]
+    ends = [small_models.value("x", VIDEO)], [small_models.value("y", VIDEO)]
+    source = save(small_models.model(nodes, *ends, weights), tmp_path / "in.onnx")
+    cache = tmp_path / "times" / "tuning.json"
+    arguments = [source, tmp_path / "out.onnx", "--tune", "--tuning-cache", cache]
+    done = process(module, name, count, *arguments, "--provider", "cpu", code=INTERRUPTED)
+    assert_refused(done, "interrupted; no graph was written. The times measured so far are kept in")
+    assert str(cache) in done.stderr
+    assert sorted(files(tmp_path)) == ["in.onnx", "times/tuning.json"]
+    (times,) = json.loads(cache.read_text())["seconds"].values()
+    assert len(times) == (1 if module == "converter.tune" else 2)
+
+
+def test_ctrl_c_before_anything_is_timed(tmp_path):
+    inline(tmp_path)
+    arguments = [tmp_path / "in.onnx", tmp_path / "out.onnx", "--tune"]
+    arguments += ["--tuning-cache", tmp_path / "t.json", "--provider", "cpu"]
+    done = process("converter.tune", "_candidate", 1, *arguments, code=INTERRUPTED)
+    assert_refused(done, "interrupted; nothing was written.")
 
 
 def test_the_interrupting_driver_does_nothing_else(tmp_path):
