@@ -1,4 +1,4 @@
-"""Whether an exported graph computes what upstream's `decode` does.
+"""Whether an exported graph computes what upstream's `decode`, or `encode`, does.
 
 Both run in fp32, so they differ by rounding. How much that may be depends on the decoder: a deep
 one with norms over a whole clip loses more than a shallow one. So a graph that misses `TOLERANCE`
@@ -39,7 +39,7 @@ class Check:
     """The outcome.
 
     Attributes:
-        shapes: Of the latents that were decoded.
+        shapes: Of the latents that were decoded, or videos that were encoded.
         max_abs_error: Largest difference from upstream in fp32; NaN if one has a NaN.
         tolerance: What it is held against.
         rounding: Largest difference of upstream in fp32 from upstream in float64; None where it
@@ -52,10 +52,12 @@ class Check:
     rounding: float | None
 
 
-def verdict(error: float, tolerance: float, rounding: float | None) -> str:
-    """The figures of a `Check` as words."""
+def verdict(
+    error: float, tolerance: float, rounding: float | None, function: str = "decode"
+) -> str:
+    """The figures of a `Check` as words; `function` is upstream's."""
     equal, sign = ("equal to", "<=") if error <= tolerance else ("different from", ">")
-    text = f"{equal} upstream's decode: max abs {error:.2e} {sign} {tolerance:.3g}"
+    text = f"{equal} upstream's {function}: max abs {error:.2e} {sign} {tolerance:.3g}"
     if rounding is not None and tolerance > TOLERANCE:
         text += f", {ROUNDINGS} times upstream's own rounding error"
     return text
@@ -63,58 +65,58 @@ def verdict(error: float, tolerance: float, rounding: float | None) -> str:
 
 def check(
     opened: Opened,
-    decode: Callable[[Array], Array],
+    run: Callable[[Array], Array],
     shapes: Sequence[Shape],
     tolerance: float | None,
 ) -> Check:
-    """Decode seeded random latents by `decode` and by upstream.
+    """Decode, or encode, seeded random examples by the graph and by upstream.
 
     Args:
         opened: Upstream.
-        decode: Runs the graph: latent -> video.
-        shapes: Of the latents.
+        run: Runs the graph: latent -> video, or video -> latent.
+        shapes: Of the latents, or videos (N, 3, T, H, W).
         tolerance: Largest absolute error; None for `TOLERANCE` or, where that is missed,
             `ROUNDINGS` times upstream's own rounding error if that is more.
 
     Raises:
-        UserError: the shapes of the videos differ.
+        UserError: the shapes of what is made differ.
     """
     import torch
 
     generator = torch.Generator().manual_seed(SEED)
-    latents = [torch.randn(shape, generator=generator) for shape in shapes]
+    examples = [opened.coder.example(shape, generator) for shape in shapes]
     references, errors = [], []
-    for latent in latents:
+    for example in examples:
         with torch.inference_mode():
-            reference = opened.decoder.reference(latent).numpy()
-        video = decode(latent.numpy())
-        if video.dtype == np.uint8:
-            video = video.transpose(0, 4, 1, 2, 3)
-        if video.shape != reference.shape:
+            reference = opened.coder.reference(example).numpy()
+        made = run(example.numpy())
+        if made.dtype == np.uint8:
+            made = made.transpose(0, 4, 1, 2, 3)
+        if made.shape != reference.shape:
             raise UserError(
-                f"the graph makes {video.shape} of a latent {tuple(latent.shape)} where upstream "
+                f"the graph makes {made.shape} of an input {tuple(example.shape)} where upstream "
                 f"makes {reference.shape}; please report this."
             )
         references.append(reference)
-        errors.append(_difference(video, reference))
+        errors.append(_difference(made, reference))
     error, rounding = float(np.max(errors)), None
     limit = TOLERANCE if tolerance is None else tolerance
     if tolerance is None and error > limit:
         exact = opened.in_float64()
         with torch.inference_mode():
             own = [
-                np.abs(exact.reference(z.double()).numpy() - reference).max()
-                for z, reference in zip(latents, references, strict=True)
+                np.abs(exact.reference(x.double()).numpy() - reference).max()
+                for x, reference in zip(examples, references, strict=True)
             ]
         rounding = float(np.max(own))
         limit = max(limit, ROUNDINGS * rounding)
     return Check(tuple(shapes), error, limit, rounding)
 
 
-def _difference(video: Array, reference: Array) -> float:
+def _difference(made: Array, reference: Array) -> float:
     """The largest error; of pixels what is more than the rounding to a level, on [-1, 1]."""
-    if video.dtype != np.uint8:
-        return float(np.abs(video - reference).max())
+    if made.dtype != np.uint8:
+        return float(np.abs(made - reference).max())
     levels = (reference.astype(np.float64).clip(-1, 1) + 1) * HALF_RANGE
-    off = np.abs(video - levels).max() - 0.5
+    off = np.abs(made - levels).max() - 0.5
     return float(np.maximum(off, 0) / HALF_RANGE)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from converter import origin
 from converter.errors import UserError
@@ -18,7 +18,7 @@ from converter.model_file import Model
 from converter.version import VERSION
 
 if TYPE_CHECKING:
-    from models.base import Decoder, Shape
+    from models.base import Decoder, Encoder, Shape
     from models.source import Opened
 
 CHECK_PROVIDER = "cpu"
@@ -73,14 +73,25 @@ def open_decoder(source: str, seed: int | None) -> Opened:
 
 def fitting(decoder: Decoder, latent: tuple[int, ...]) -> tuple[Shape, Shape]:
     """A latent's shape and that of its video; raises `UserError` if the latent does not fit."""
-    text = "x".join(map(str, latent))
-    if len(latent) != 5:
-        raise UserError(f"the latent {text} has {len(latent)} sizes; give five, NxCxTxHxW.")
-    n, c, t, h, w = latent
+    return _fitting("latent", latent, decoder.geometry.video_shape)
+
+
+def fitting_video(encoder: Encoder, video: tuple[int, ...]) -> tuple[Shape, Shape]:
+    """A video's shape and that of its latent; raises `UserError` if the video does not fit."""
+    return _fitting("video", video, encoder.latent_shape)
+
+
+def _fitting(
+    kind: Literal["latent", "video"], sizes: tuple[int, ...], other: Callable[[Shape], Shape]
+) -> tuple[Shape, Shape]:
+    text = "x".join(map(str, sizes))
+    if len(sizes) != 5:
+        raise UserError(f"the {kind} {text} has {len(sizes)} sizes; give five, NxCxTxHxW.")
+    n, c, t, h, w = sizes
     try:
-        return (n, c, t, h, w), decoder.geometry.video_shape((n, c, t, h, w))
+        return (n, c, t, h, w), other((n, c, t, h, w))
     except ValueError as error:
-        raise UserError(f"the latent {text} (NxCxTxHxW) does not fit: {error}.") from error
+        raise UserError(f"the {kind} {text} (NxCxTxHxW) does not fit: {error}.") from error
 
 
 def add_notes(model: Model, source: str, opened: Opened) -> None:

@@ -10,7 +10,7 @@ import ast
 import itertools
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,12 @@ from converter.weights import BULKY_BYTES, Computed, WeightTable
 if TYPE_CHECKING:
     import torch
 
+    from models.base import Sizes
+
 INPUT = "latent"
 OUTPUT = "video"
+"""Of a decoder; an encoder has them the other way round."""
+
 OPSETS = range(18, 26)
 """PyTorch's exporter writes opset 18, and onnxscript converts that to the newer ones."""
 
@@ -33,24 +37,37 @@ SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 
 
 def trace(
-    module: torch.nn.Module, shape: tuple[int, ...], dynamic: dict[int, str], opset: int
+    module: torch.nn.Module,
+    example: torch.Tensor,
+    dynamic: Mapping[int, Sizes],
+    opset: int,
+    names: tuple[str, str] = (INPUT, OUTPUT),
 ) -> Model:
-    """Trace `module` on an input of `shape`; its weights stay where they are, in the module.
+    """Trace `module` on an input; its weights stay where they are, in the module.
 
     Args:
         module: One tensor in, one tensor out.
-        shape: Shape of the input.
-        dynamic: Axes of the input that may have any size >= 1, and the names of those sizes.
+        example: An input.
+        dynamic: Axes of the input that are open, and the sizes that they may have.
         opset: One of `OPSETS`.
+        names: Of the graph's input and output.
 
     Raises:
         UserError: the installed PyTorch cannot make that opset.
     """
+    axes = {axis: _dim(sizes) for axis, sizes in dynamic.items()}
+    given, made = names
+    signature = Signature((example,), (given,), (made,), (axes,) if axes else None)
+    return trace_call(module, signature, opset)
+
+
+def _dim(sizes: Sizes) -> Any:
     import torch
 
-    sizes = {axis: torch.export.Dim(name, min=1) for axis, name in dynamic.items()}
-    signature = Signature((torch.zeros(shape),), (INPUT,), (OUTPUT,), (sizes,) if sizes else None)
-    return trace_call(module, signature, opset)
+    dim: Any = torch.export.Dim(sizes.name, min=1)
+    if sizes.factor > 1:
+        dim = sizes.factor * dim
+    return dim + sizes.offset if sizes.offset else dim
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,12 @@ class LatentScale:
 
 @dataclass(frozen=True)
 class GraphOptions:
-    """How the graph differs from upstream's `decode`.
+    """How the graph differs from upstream's `decode`, or `encode`.
 
     Attributes:
-        denormalize: The pipeline's latent goes in: `LatentScale` is applied in the graph.
-        uint8: The video comes out as uint8 (N, T, H, W, 3) of 0 to 255, not (N, 3, T, H, W) of
-            -1 to 1.
+        denormalize: The latent is the pipeline's: `LatentScale` is applied in the graph, or undone
+            by an encoder's.
+        uint8: The video is uint8 (N, T, H, W, 3) of 0 to 255, not (N, 3, T, H, W) of -1 to 1.
         encoder: The graph is the encoder: a video goes in, the mean of the latent's distribution
             comes out.
         weights: Type in which the weights are stored: `float32`, `float16` or `bfloat16`.

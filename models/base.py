@@ -1,7 +1,7 @@
-"""What an exportable video decoder offers, whatever its family.
+"""What an exportable video autoencoder offers, whatever its family.
 
 A family (one file each beside this one) wraps the upstream model and says how its `decode` becomes
-one graph.
+one graph; its file in `models/encoders/` says the same of `encode`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+
+from models.parts import untiled
 
 Shape = tuple[int, int, int, int, int]
 """(N, C, T, H, W)."""
@@ -58,9 +60,32 @@ class Geometry:
         for axis, size, least in smallest:
             if size < least:
                 raise ValueError(f"{axis} is {size}, but must be at least {least}")
+        return n, self.video_channels, self._video_frames(t), h * self.space, w * self.space
+
+    def _video_frames(self, t: int) -> int:
         alone = self.frames == "first alone" or (self.frames == "first alone if odd" and t % 2 == 1)
-        frames = (t - 1) * self.time + 1 if alone else t * self.time
-        return n, self.video_channels, frames, h * self.space, w * self.space
+        return (t - 1) * self.time + 1 if alone else t * self.time
+
+    def latent_shape(self, video: Shape) -> Shape:
+        """The latent that decodes to a video of that shape; raises ValueError as `video_shape`."""
+        n, c, t, h, w = video
+        if c != self.video_channels:
+            raise ValueError(f"C is {c}, but this encoder's videos have {self.video_channels}")
+        for axis, size in (("H", h), ("W", w)):
+            if size < 1 or size % self.space:
+                raise ValueError(f"{axis} is {size}, but must be a multiple of {self.space}")
+        near = (t // self.time, t // self.time + 1)
+        frames = next((f for f in near if f > 0 and self._video_frames(f) == t), None)
+        if frames is None:
+            rules = {
+                "first alone": f"1 more than a multiple of {self.time}, as 1 is",
+                "first alone if odd": f"a multiple of {2 * self.time} or 1 more, as 1 is",
+                "every": f"a multiple of {self.time}",
+            }
+            raise ValueError(f"T is {t}, but must be {rules[self.frames]}")
+        latent = n, self.channels, frames, h // self.space, w // self.space
+        self.video_shape(latent)
+        return latent
 
 
 @dataclass(frozen=True)
@@ -100,10 +125,43 @@ class Stream:
     multiple: int = 1
 
 
-class Decoder(ABC):
-    """One upstream model with its weights, ready to be exported."""
+@dataclass(frozen=True)
+class Sizes:
+    """What an open axis may be: factor * k + offset for any k >= 1, which is called `name`."""
+
+    name: str
+    factor: int = 1
+    offset: int = 0
+
+
+class Coder(ABC):
+    """One direction of an upstream model with its weights, ready to be exported."""
 
     geometry: Geometry
+
+    @abstractmethod
+    def reference(self, x: torch.Tensor) -> torch.Tensor:
+        """Upstream's own, unmodified function: what every exported form must equal."""
+
+    @abstractmethod
+    def clip(self, *, dynamic: bool) -> nn.Module:
+        """A module of what `reference` computes for a whole clip, whose trace does not grow with T.
+
+        With `dynamic`, one trace is right for all `sizes`; else for those it was made with. It
+        shares its weights with the upstream model, which stays as it was.
+        """
+
+    @abstractmethod
+    def sizes(self) -> dict[int, Sizes]:
+        """The axes of the input that a dynamic graph leaves open."""
+
+    @abstractmethod
+    def example(self, shape: Shape, generator: torch.Generator) -> torch.Tensor:
+        """A random input such as the graph is meant for."""
+
+
+class Decoder(Coder):
+    """Latent (N, C, T, H, W) -> video (N, 3, T', H', W')."""
 
     @abstractmethod
     def reference(self, latent: torch.Tensor) -> torch.Tensor:
@@ -117,6 +175,14 @@ class Decoder(ABC):
         with. It shares its weights with the upstream model, which stays as it was.
         """
 
+    def sizes(self) -> dict[int, Sizes]:
+        """T, H and W are free."""
+        return {2: Sizes("T"), 3: Sizes("H"), 4: Sizes("W")}
+
+    def example(self, shape: Shape, generator: torch.Generator) -> torch.Tensor:
+        """A latent of the normal distribution."""
+        return torch.randn(shape, generator=generator)
+
     def stream(self, chunk: int) -> Stream | None:
         """Two modules that decode a clip of any length, `chunk` >= 1 latent frames at a time.
 
@@ -124,6 +190,39 @@ class Decoder(ABC):
         `decode` looks at frames to come, so that there is no such form.
         """
         return None
+
+
+class Encoder(Coder):
+    """Video (N, 3, T', H', W') of -1 to 1 -> the mean of its latents (N, C, T, H, W).
+
+    Args:
+        vae: The upstream model.
+        geometry: Of its decoder, which the encoder inverts.
+    """
+
+    def __init__(self, vae: Any, geometry: Geometry) -> None:
+        self._vae = vae.eval()
+        self.geometry = geometry
+
+    def reference(self, video: torch.Tensor) -> torch.Tensor:
+        """Upstream's own, unmodified `encode`: the mode of the distribution, which is its mean."""
+        with untiled(self._vae):
+            mode: torch.Tensor = self._vae.encode(video).latent_dist.mode()
+        return mode
+
+    def latent_shape(self, video: Shape) -> Shape:
+        """The shape a video encodes to; raises ValueError naming the axis that does not fit."""
+        return self.geometry.latent_shape(video)
+
+    def sizes(self) -> dict[int, Sizes]:
+        """Those of videos, by the latent's T, H and W."""
+        time, space = self.geometry.time, self.geometry.space
+        first = 0 if self.geometry.frames == "every" else 1 - time
+        return {2: Sizes("T", time, first), 3: Sizes("H", space), 4: Sizes("W", space)}
+
+    def example(self, shape: Shape, generator: torch.Generator) -> torch.Tensor:
+        """A video whose pixels are uniform in -1 to 1."""
+        return torch.rand(shape, generator=generator) * 2 - 1
 
 
 @dataclass(frozen=True)

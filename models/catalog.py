@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from models.base import Decoder, Family
+from models.encoders.table import ENCODERS
 from models.source import FAMILIES, TINY_WAN, open_source
 
 
@@ -21,6 +22,7 @@ class Entry:
     least: int
     rule: str
     stream: bool
+    encoder: bool
     parameters: int
 
 
@@ -45,5 +47,6 @@ def _entry(preset: str, family: Family, decoder: Decoder) -> Entry:
         least=decoder.geometry.least,
         rule=decoder.geometry.rule(),
         stream=type(decoder).stream is not Decoder.stream,
+        encoder=family.upstream in ENCODERS,
         parameters=sum(w.numel() for w in decoder.clip(dynamic=False).parameters()),
     )

@@ -11,13 +11,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-TILING_SWITCHES = ("use_tiling", "use_slicing", "use_framewise_decoding")
-"""Upstream's switches that decode a clip in pieces and blend or join them."""
+TILING_SWITCHES = (
+    "use_tiling",
+    "use_slicing",
+    "use_framewise_decoding",
+    "use_framewise_encoding",
+)
+"""Upstream's switches that code a clip in pieces and blend or join them."""
 
 
 @contextmanager
 def untiled(vae: Any) -> Iterator[None]:
-    """Upstream's `decode` of a whole clip at once, whatever the switches say; they are put back."""
+    """A whole clip at once by upstream, whatever its switches say; they are put back."""
     before = {name: getattr(vae, name) for name in TILING_SWITCHES if hasattr(vae, name)}
     for name in before:
         setattr(vae, name, False)

@@ -26,16 +26,21 @@ SHARED_CONFIG = (
 )
 
 
+def as_wan(vae: AutoencoderKLQwenImage) -> AutoencoderKLWan:
+    """A Wan autoencoder with the same weights."""
+    config = {name: vae.config[name] for name in SHARED_CONFIG}
+    channels = vae.config.input_channels
+    with torch.device("meta"):
+        wan = AutoencoderKLWan(**config, in_channels=channels, out_channels=channels)
+    wan.load_state_dict(vae.state_dict(), assign=True)  # the same tensors, not copies
+    return wan
+
+
 class QwenImageDecoder(WanDecoder):
     """See `models.base.Decoder`."""
 
     def __init__(self, vae: AutoencoderKLQwenImage) -> None:
-        config = {name: vae.config[name] for name in SHARED_CONFIG}
-        channels = vae.config.input_channels
-        with torch.device("meta"):
-            wan = AutoencoderKLWan(**config, in_channels=channels, out_channels=channels)
-        wan.load_state_dict(vae.state_dict(), assign=True)  # the same tensors, not copies
-        super().__init__(wan)
+        super().__init__(as_wan(vae))
         self._upstream = vae.eval()
 
     def reference(self, latent: torch.Tensor) -> torch.Tensor:

@@ -16,12 +16,13 @@ from torch import nn
 
 from converter.errors import UserError
 from converter.origin import AS_UPSTREAM, GraphOptions, Origin
-from models.adapted import Adapted
+from models.adapted import Adapted, AdaptedEncoder
 from models.allegro import ALLEGRO
-from models.base import Decoder, Family
+from models.base import Coder, Decoder, Encoder, Family, Geometry
 from models.cogvideox import COGVIDEOX
 from models.cosmos import COSMOS
 from models.describe import describe
+from models.encoders.table import encoder_of
 from models.generic import generic_family
 from models.hunyuan_video import HUNYUAN_VIDEO
 from models.hunyuan_video_15 import HUNYUAN_VIDEO_15
@@ -64,43 +65,67 @@ LAST_LAYER_GAIN = 0.5
 
 @dataclass(frozen=True)
 class Opened:
-    """A decoder and where it comes from; `seed` is None where the weights were read."""
+    """A decoder and where it comes from; `seed` is None where the weights were read.
+
+    `encoder` is there where it, not the decoder, is to be exported.
+    """
 
     family: Family
     decoder: Decoder
     seed: int | None
     vae: nn.Module
     origin: Origin
+    encoder: Encoder | None = None
 
-    def in_float64(self) -> Decoder:
-        """A copy of the decoder that computes its `reference` in float64."""
-        decoder = self.family.wrap(copy.deepcopy(self.vae).double())
-        return _adapted(decoder, self.origin, self.origin.graph)
+    @property
+    def coder(self) -> Coder:
+        """What is exported: the decoder, unless the encoder was asked for."""
+        return self.encoder or self.decoder
+
+    def in_float64(self) -> Coder:
+        """A copy of the coder that computes its `reference` in float64."""
+        vae = copy.deepcopy(self.vae).double()
+        decoder = self.family.wrap(vae)
+        if self.encoder is not None:
+            return _encoder(vae, decoder.geometry, self.origin)
+        return _adapted(decoder, self.origin)
 
     def adapted(self, options: GraphOptions) -> Opened:
-        """The decoder with more done in its graph, its weights rounded to how they are stored.
+        """The coder with more done in its graph, its weights rounded to how they are stored.
 
         Raises:
-            UserError: there is no scale to apply, or a weight is beyond the stored type.
+            UserError: there is no encoder or no scale to apply, or a weight is beyond the stored
+                type.
         """
         if options == AS_UPSTREAM:
             return self
         if options.denormalize and self.origin.latents is None:
             raise UserError(
                 f"latents of {self.family.name} go into decode as they are, by this config: "
-                "leave out --denormalize."
+                f"leave out --{'normalize' if options.encoder else 'denormalize'}."
             )
         _round_weights(self.vae, options.weights)
         origin = replace(self.origin, graph=options)
-        decoder = _adapted(self.family.wrap(self.vae), origin, options)
-        return replace(self, decoder=decoder, origin=origin)
+        if options.encoder:
+            encoder = _encoder(self.vae, self.decoder.geometry, origin)
+            return replace(self, encoder=encoder, origin=origin)
+        return replace(self, decoder=_adapted(self.family.wrap(self.vae), origin), origin=origin)
 
 
-def _adapted(decoder: Decoder, origin: Origin, options: GraphOptions) -> Decoder:
+def _adapted(decoder: Decoder, origin: Origin) -> Decoder:
+    options = origin.graph
     if not options.denormalize and not options.uint8:
         return decoder
     scale = origin.latents if options.denormalize else None
     return Adapted(decoder, scale, uint8=options.uint8)
+
+
+def _encoder(vae: nn.Module, geometry: Geometry, origin: Origin) -> Encoder:
+    encoder, options = encoder_of(vae, geometry), origin.graph
+    if not options.denormalize and not options.uint8:
+        return encoder
+    scale = origin.latents if options.denormalize else None
+    return AdaptedEncoder(encoder, scale, uint8=options.uint8)
 
 
 def _round_weights(vae: nn.Module, weights: str) -> None:

@@ -89,7 +89,7 @@ class _Clip(nn.Module):
         self.post_quant_conv = vae.post_quant_conv
         kinds = {
             WanResample: upsample,
-            WanAttentionBlock: _FrameAttention,
+            WanAttentionBlock: FrameAttention,
             WanRMS_norm: ScaledNorm,
         }
         self.decoder = rebuilt(vae.decoder, kinds)
@@ -206,7 +206,7 @@ class _StreamUpsample(_Upsample):
         return self._double_space(self._double_time(x))
 
 
-class _FrameAttention(nn.Module):
+class FrameAttention(nn.Module):
     """`WanAttentionBlock`, one head over the H*W positions of each frame, in plain products.
 
     Upstream's `scaled_dot_product_attention` would become some twenty nodes of shape arithmetic.
@@ -219,6 +219,7 @@ class _FrameAttention(nn.Module):
         self.proj = upstream.proj
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, T, H, W), and the same out."""
         n, c, t, h, w = x.shape
         frames = x.transpose(1, 2).reshape(n * t, c, h, w)
         # q, k and v are (N*T, C, H*W) each.

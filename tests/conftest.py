@@ -13,19 +13,22 @@ LATENT = (1, 4, 3, 5, 4)
 
 
 @pytest.fixture(scope="session")
-def small_source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A function name of a family -> folder with the configuration of its small decoder."""
+def small_source(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function name of a family -> folder with the configuration of its small decoder.
+
+    With `encoder=True`, of a small autoencoder that encodes, too.
+    """
     from models.source import FAMILIES
-    from tests.small_families import SMALL
+    from tests.small_families import SMALL, WITH_ENCODER
 
     root = tmp_path_factory.mktemp("sources")
 
-    def source(name: str) -> Path:
-        folder = root / name
+    def source(name: str, *, encoder: bool = False) -> Path:
+        folder = root / (f"{name}-encoder" if encoder else name)
         if not folder.exists():
             folder.mkdir()
             upstream = next(f.upstream.__name__ for f in FAMILIES if f.name == name)
-            config = SMALL[name] | {"_class_name": upstream}
+            config = (WITH_ENCODER if encoder else SMALL)[name] | {"_class_name": upstream}
             (folder / "config.json").write_text(json.dumps(config))
         return folder
 
@@ -34,7 +37,7 @@ def small_source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 
 @pytest.fixture(scope="session")
 def small_clip(
-    tmp_path_factory: pytest.TempPathFactory, small_source: Callable[[str], Path]
+    tmp_path_factory: pytest.TempPathFactory, small_source: Callable[..., Path]
 ) -> Callable[..., Path]:
     """A function (name of a family, dynamic=False) -> its small decoder's graph, of `LATENT`.
 
@@ -57,7 +60,7 @@ def small_clip(
 
 @pytest.fixture(scope="session")
 def small_stream(
-    tmp_path_factory: pytest.TempPathFactory, small_source: Callable[[str], Path]
+    tmp_path_factory: pytest.TempPathFactory, small_source: Callable[..., Path]
 ) -> Callable[[int], Path]:
     """A function chunk -> the manifest of Wan's small decoder in stream form, made as above."""
     from converter.export_stream import export_stream

@@ -124,3 +124,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "Allegro": ALLEGRO,
 }
 """By the name of the family."""
+
+WITH_ENCODER: dict[str, dict[str, Any]] = SMALL | {
+    "Wan": WAN_2_1 | {"num_res_blocks": 1},
+    "Qwen-Image": QWEN_IMAGE | {"num_res_blocks": 1},
+}
+"""The same with an encoder that works: Wan's needs a residual block where channels change."""

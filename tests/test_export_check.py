@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from converter.errors import UserError
 from converter.export_check import check, verdict
@@ -14,9 +15,12 @@ SHAPE = (1, 4, 2, 3, 3)
 
 def opened(rounding):
     """Upstream doubles the latent and is off by `rounding` in fp32."""
-    in_fp32 = SimpleNamespace(reference=lambda z: z * 2 + rounding)
+    in_fp32 = SimpleNamespace(
+        reference=lambda z: z * 2 + rounding,
+        example=lambda shape, generator: torch.randn(shape, generator=generator),
+    )
     exact = SimpleNamespace(reference=lambda z: z * 2)
-    return SimpleNamespace(decoder=in_fp32, in_float64=lambda: exact)
+    return SimpleNamespace(coder=in_fp32, in_float64=lambda: exact)
 
 
 def graph(error):
@@ -59,7 +63,7 @@ def test_the_worst_of_several_shapes_counts():
 
 
 def test_another_shape_is_refused():
-    with pytest.raises(UserError, match=r"makes \(1, 4, 1, 3, 3\) of a latent \(1, 4, 2, 3, 3\)"):
+    with pytest.raises(UserError, match=r"makes \(1, 4, 1, 3, 3\) of an input \(1, 4, 2, 3, 3\)"):
         check(opened(0.0), lambda z: z[:, :, 1:], [SHAPE], None)
 
 

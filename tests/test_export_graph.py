@@ -7,6 +7,7 @@ from torch import nn
 from converter.errors import UserError
 from converter.export_graph import trace
 from converter.session import CPU_ID, Session
+from models.base import Sizes
 
 
 class Branches(nn.Module):
@@ -24,7 +25,8 @@ class Branches(nn.Module):
 
 @pytest.fixture(scope="module")
 def model():
-    return trace(Branches(), (1, 4, 2, 3, 5), {2: "T", 4: "W"}, 18)
+    sizes = {2: Sizes("T"), 4: Sizes("W")}
+    return trace(Branches(), torch.zeros(1, 4, 2, 3, 5), sizes, 18)
 
 
 def run(model, tmp_path, x):
@@ -81,10 +83,10 @@ def test_the_graph_computes_what_the_module_does(model, tmp_path):
 
 
 def test_a_newer_opset():
-    newer = trace(nn.ReLU(), (1, 2), {}, 21).proto
+    newer = trace(nn.ReLU(), torch.zeros(1, 2), {}, 21).proto
     assert [(opset.domain, opset.version) for opset in newer.opset_import] == [("", 21)]
 
 
 def test_an_opset_that_pytorch_does_not_make():
     with pytest.raises(UserError, match=r"makes opset \d+, not 99"):
-        trace(nn.ReLU(), (1, 2), {}, 99)
+        trace(nn.ReLU(), torch.zeros(1, 2), {}, 99)

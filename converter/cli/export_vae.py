@@ -36,7 +36,7 @@ from converter.version import VERSION
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 PHASES = {
     "open": "reading the weights",
-    "trace": "tracing the decoder",
+    "trace": "tracing the model",
     "write": "writing the graph",
     "check": "comparing with upstream",
 }
@@ -54,7 +54,7 @@ def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
         table.add_column(heading)
     table.add_column("parameters", justify="right")
     for entry in entries():
-        forms = "clip, stream" if entry.stream else "clip"
+        forms = ", ".join(["clip", *["stream"] * entry.stream, *["encoder"] * entry.encoder])
         least = f", H and W >= {entry.least}" if entry.least > 1 else ""
         latent = f"Nx{entry.channels}xTxHxW{least}"
         figures = (latent, entry.rule, forms, f"{entry.parameters:,}")
@@ -81,6 +81,17 @@ def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     help="Shape of the input, such as 1x16x3x16x16. Default: 1xCx3x16x16; T = K with --stream.",
 )
 @click.option(
+    "--encoder",
+    is_flag=True,
+    help="Export the encoder: a video goes in, the mean of its latent's distribution comes out.",
+)
+@click.option(
+    "--video",
+    metavar="NxCxTxHxW",
+    help="Shape of the input with --encoder, such as 1x3x9x128x128. Default: what the default of "
+    "--latent decodes to.",
+)
+@click.option(
     "--dynamic", is_flag=True, help="Let T, H and W have any size; with --stream H and W."
 )
 @click.option(
@@ -101,7 +112,14 @@ def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     "applied in the graph.",
 )
 @click.option(
-    "--uint8", is_flag=True, help="Make pixels: uint8 (N, T, H, W, 3), clamped, scaled, rounded."
+    "--normalize",
+    is_flag=True,
+    help="With --encoder, make the pipeline's latents: the inverse of --denormalize.",
+)
+@click.option(
+    "--uint8",
+    is_flag=True,
+    help="Make pixels: uint8 (N, T, H, W, 3), clamped, scaled, rounded; with --encoder, take them.",
 )
 @click.option(
     "--dtype",
@@ -111,7 +129,7 @@ def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     help="Type of the stored weights; the graph computes in fp32.",
 )
 @click.option("--opset", type=int, default=18, show_default=True, help="18 to 25.")
-@click.option("--no-check", is_flag=True, help="Do not run the graph against upstream's decode.")
+@click.option("--no-check", is_flag=True, help="Do not run the graph against upstream.")
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
@@ -131,10 +149,13 @@ def main(
     out: Path,
     seed: int | None,
     latent: str | None,
+    encoder: bool,
+    video: str | None,
     dynamic: bool,
     stream: bool,
     chunk: int | None,
     denormalize: bool,
+    normalize: bool,
     uint8: bool,
     dtype: str,
     opset: int,
@@ -149,7 +170,7 @@ def main(
     quiet: bool,
     debug: bool,
 ) -> int:
-    """Export a PyTorch video decoder as one ONNX graph, latent -> video.
+    """Export a PyTorch video decoder, or encoder, as one ONNX graph.
 
     SOURCE is a diffusers VAE folder (config.json and safetensors), the pipeline folder around it,
     or a preset (--list): the published configuration, with random weights (--seed).
@@ -160,22 +181,37 @@ def main(
     With --stream, OUT.json is a manifest of two graphs, one for the first chunk of a clip and one
     for all others, which hand on what their convolutions saw last.
 
+    With --encoder, the graph is the encoder of the same autoencoder, video -> latent.
+
     Exit code: 0 done and equal; 1 the numbers differ by more than the tolerance, nothing was
     written; 2 the input or the usage is wrong.
     """
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     if chunk is not None and not stream:
         raise UserError("--chunk is for --stream; give both or neither.")
+    if encoder:
+        _refuse_with_encoder(stream, latent, denormalize)
+    elif video is not None or normalize:
+        name = "--video" if video is not None else "--normalize"
+        raise UserError(f"{name} is for --encoder; give both or neither.")
     exporter: Callable[..., ExportResult | StreamExportResult]
-    exporter = partial(export_stream, chunk=chunk or 1) if stream else export
+    if stream:
+        exporter = partial(export_stream, chunk=chunk or 1)
+    else:
+        exporter = partial(export, video=None if video is None else _parse_shape("video", video))
     with _progress(quiet or as_json) as notify:
         result = exporter(
             source,
             out,
             seed=seed,
-            latent=None if latent is None else _parse_latent(latent),
+            latent=None if latent is None else _parse_shape("latent", latent),
             dynamic=dynamic,
-            options=GraphOptions(denormalize=denormalize, uint8=uint8, weights=DTYPES[dtype]),
+            options=GraphOptions(
+                denormalize=denormalize or normalize,
+                uint8=uint8,
+                encoder=encoder,
+                weights=DTYPES[dtype],
+            ),
             opset=opset,
             check=not no_check,
             tolerance=tolerance,
@@ -207,10 +243,23 @@ def _hint(result: ExportResult | StreamExportResult) -> str:
     return f" --tolerance {math.ceil(error / step) * step:.1e} would have passed."
 
 
-def _parse_latent(text: str) -> tuple[int, ...]:
+def _refuse_with_encoder(stream: bool, latent: str | None, denormalize: bool) -> None:
+    if stream:
+        raise UserError("an encoder has no stream form here: leave out --stream, or --encoder.")
+    if latent is not None:
+        raise UserError("an encoder takes a video: give its shape by --video, not --latent.")
+    if denormalize:
+        raise UserError(
+            "an encoder makes latents: --normalize makes the pipeline's, --denormalize is for the "
+            "decoder."
+        )
+
+
+def _parse_shape(kind: str, text: str) -> tuple[int, ...]:
     sizes = text.lower().split("x")
     if not all(size.isdecimal() for size in sizes):
-        raise UserError(f"--latent {text} is not a shape such as 1x16x3x16x16.")
+        example = "1x16x3x16x16" if kind == "latent" else "1x3x9x128x128"
+        raise UserError(f"--{kind} {text} is not a shape such as {example}.")
     return tuple(int(size) for size in sizes)
 
 
@@ -220,8 +269,9 @@ def _show(result: ExportResult, verbose: bool) -> None:
     graph = result.graph
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
     table.add_row("family", f"{result.family} ({escape(result.source)}, weights {weights})")
-    table.add_row("latent", f"{_dims(result.latent)}{dynamic}")
-    table.add_row("video", _dims(result.video))
+    rows = [("latent", f"{_dims(result.latent)}{dynamic}"), ("video", _dims(result.video))]
+    for row in reversed(rows) if result.encoder else rows:
+        table.add_row(*row)
     table.add_row("nodes", str(graph.node_count))
     if verbose:
         for op, count in graph.nodes.items():

@@ -180,7 +180,7 @@ def open_graphs(
         raise UserError(f"the decoder {path} does not exist or is not a file.")
     graphs = ClipGraph(path, provider, settings, raw=raw)
     if graphs.origin is not None and graphs.origin.graph.encoder:
-        raise UserError(f"{path} is an encoder; name a decoder.")
+        raise UserError(f"{path} encodes: it makes latents of videos. Name a decoder.")
     return graphs
 
 

@@ -89,6 +89,7 @@ def test_every_option_arrives(calls):
     assert options == {
         "seed": 3,
         "latent": (2, 16, 5, 8, 9),
+        "video": None,
         "dynamic": True,
         "options": GraphOptions(denormalize=True, uint8=True, weights="bfloat16"),
         "opset": 20,
@@ -144,6 +145,7 @@ def test_the_defaults(calls):
     assert options == {
         "seed": None,
         "latent": None,
+        "video": None,
         "dynamic": False,
         "options": GraphOptions(),
         "opset": 18,
@@ -277,9 +279,46 @@ def test_phases_are_shown_on_a_terminal_only(monkeypatch, stream, quiet, shown):
 def test_list_shows_the_presets_without_a_source(monkeypatch):
     from models import catalog
 
-    entry = catalog.Entry("tiny", "Tiny", 4, 2, "T' = T", stream=True, parameters=1234)
+    entry = catalog.Entry(
+        "tiny", "Tiny", 4, 2, "T' = T", stream=True, encoder=True, parameters=1234
+    )
     monkeypatch.setattr(catalog, "entries", lambda: iter([entry]))
     result = CliRunner().invoke(export_vae.main, ["--list"])
     assert result.exit_code == 0
-    for text in ("tiny", "Tiny", "Nx4xTxHxW, H and W >= 2", "clip, stream", "1,234"):
+    for text in ("tiny", "Tiny", "Nx4xTxHxW, H and W >= 2", "clip, stream, encoder", "1,234"):
         assert text in result.output
+
+
+def test_an_encoder(calls, monkeypatch):
+    run = invoke(
+        *("wan2.1", "out.onnx", "--encoder", "--video", "2x3x5x8x16", "--normalize", "--uint8")
+    )
+    assert run.exit_code == 0
+    options = calls[0][2]
+    assert options["options"] == GraphOptions(denormalize=True, uint8=True, encoder=True)
+    assert (options["video"], options["latent"]) == ((2, 3, 5, 8, 16), None)
+    returning(monkeypatch, replace(RESULT, encoder=True))
+    lines = invoke("wan2.1", "out.onnx", "--encoder").stdout.splitlines()
+    rows = [" ".join(line.split()) for line in lines]
+    video = rows.index("video 1x3x9x128x128")
+    assert rows[video + 1] == "latent 1x16x3x16x16, any T, H, W"
+    assert "check: equal to upstream's encode: max abs 4.20e-06 <= 1e-05, at 1 video shape" in rows
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--encoder", "--stream"], "an encoder has no stream form here: leave out --stream, or"),
+        (["--encoder", "--latent", "1x4x1x2x2"], "give its shape by --video, not --latent."),
+        (["--encoder", "--denormalize"], "--normalize makes the pipeline's, --denormalize is for"),
+        (["--encoder", "--video", "big"], "--video big is not a shape such as 1x3x9x128x128."),
+        (["--video", "1x3x9x8x8"], "--video is for --encoder; give both or neither."),
+        (["--normalize"], "--normalize is for --encoder; give both or neither."),
+    ],
+)
+def test_options_that_an_encoder_or_a_decoder_does_not_have(calls, options, sentence):
+    run = invoke("wan2.1", "out.onnx", *options)
+    assert run.exit_code == 2
+    assert run.stderr.startswith("error: ")
+    assert sentence in run.stderr
+    assert calls == []

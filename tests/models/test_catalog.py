@@ -13,6 +13,7 @@ def test_entries_say_what_a_preset_needs_and_makes(monkeypatch):
         least=1,
         rule="T' = (T - 1) * 4 + 1, H' = H * 8, W' = W * 8",
         stream=True,
+        encoder=True,
         parameters=73_295_603,
     )
     assert cogvideox.rule == (
