@@ -23,7 +23,9 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise invalid("the client has gone")
+            gone_away = invalid("the client has gone")
+            gone_away.counted = True  # by the work, when it is cancelled
+            raise gone_away
         return task.result()
     finally:
         for each in (task, gone):

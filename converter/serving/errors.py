@@ -21,13 +21,15 @@ class Status(Enum):
 class RequestError(Exception):
     """A request that gets no result; the message is for the client.
 
-    `retry_after` is in seconds, and means something where the queue is full.
+    `retry_after` is in seconds, and means something where the queue is full. `counted` is whether
+    the request came to a model, and was logged and counted as one of that.
     """
 
     def __init__(self, status: Status, message: str, retry_after: int = 1) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+        self.counted = False
 
 
 def invalid(message: str) -> RequestError:

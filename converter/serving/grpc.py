@@ -28,6 +28,8 @@ MAX_MESSAGE = (1 << 31) - 1
 _OVERHEAD = 1 << 20
 """Bytes of a request beside its tensors."""
 
+UNAUTHENTICATED = 401
+
 _CODES: Mapping[Status, grpc.StatusCode] = {
     Status.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
     Status.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
@@ -62,7 +64,7 @@ def grpc_server(
             ("grpc.max_send_message_length", MAX_MESSAGE),
             ("grpc.so_reuseport", 0),
         ],
-        interceptors=[_Guard(access)] if access.token is not None else [],
+        interceptors=[_Guard(access, server)] if access.token is not None else [],
     )
     listening.add_generic_rpc_handlers((_handlers(server),))
     bracketed = f"[{host}]" if ":" in host else host
@@ -97,7 +99,7 @@ def _handlers(server: Server) -> grpc.GenericRpcHandler:
     }
     methods = {
         name: grpc.unary_unary_rpc_method_handler(
-            _refusing(call),
+            calls.refusing(name, call),
             request_deserializer=message(asked).FromString,
             response_serializer=message(answered).SerializeToString,
         )
@@ -111,21 +113,23 @@ def _handlers(server: Server) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(SERVICE, methods)
 
 
-def _refusing(call: Unary) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
-    """A `RequestError` as the status of the call."""
-
-    async def handle(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        try:
-            return await call(request)
-        except RequestError as error:
-            await context.abort(_CODES[error.status], str(error))
-
-    return handle
-
-
 class _Calls:
     def __init__(self, server: Server) -> None:
         self._server = server
+
+    def refusing(
+        self, method: str, call: Unary
+    ) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
+        """A `RequestError` as the status of the call."""
+
+        async def handle(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                return await call(request)
+            except RequestError as error:
+                self._count(error, method, request)
+                await context.abort(_CODES[error.status], str(error))
+
+        return handle
 
     async def live(self, request: Any) -> Any:
         return message("ServerLiveResponse")(live=True)
@@ -190,8 +194,14 @@ class _Calls:
                 if model.streams and request.parameters.get("triton_enable_empty_final_response"):
                     yield made(infer_response=response(model, request, {}, final=True))
             except RequestError as error:
+                self._count(error, "ModelStreamInfer", asked)
                 failed = message("ModelInferResponse")(id=asked.id, model_name=asked.model_name)
                 yield made(error_message=str(error), infer_response=failed)
+
+    def _count(self, error: RequestError, method: str, request: Any) -> None:
+        if not error.counted:
+            identifier = getattr(request, "id", "")
+            self._server.refused(PROTOCOL, error.status.value, identifier, method, f"/{SERVICE}")
 
     def _infer(self, model: ServedModel, request: InferenceRequest) -> AsyncIterator[Results]:
         return self._server.infer(model, request, PROTOCOL, most=MAX_MESSAGE - _OVERHEAD)
@@ -204,13 +214,17 @@ def _message(name: str, content: Mapping[str, Any]) -> Any:
 class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Refuses every call without the token."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, server: Server) -> None:
         self._access = access
+        self._server = server
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         given = dict(details.invocation_metadata).get("authorization")
         if self._access.allows(given):
             return await continuation(details)
+
+        service, _, method = details.method.strip("/").partition("/")
+        self._server.refused(PROTOCOL, UNAUTHENTICATED, "", method, f"/{service}")
 
         async def refuse(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, REFUSAL)

@@ -175,6 +175,7 @@ async def _compressed(body: Body, encoding: str) -> AsyncIterator[bytes]:
 
 
 async def _say(request: Request, error: RequestError) -> Response:
+    request.state.counted = error.counted
     headers = {}
     if error.status is Status.FULL:
         headers["Retry-After"] = str(error.retry_after)
