@@ -16,6 +16,7 @@ import numpy as np
 from onnx import TensorProto
 
 from converter.assignment import Assignment, record
+from converter.cancellation import CancelledRunError, ended_when_cancelled
 from converter.errors import UserError
 from converter.heap import return_freed_memory
 from converter.strictness import more_than_shapes
@@ -144,7 +145,10 @@ class Session:
             ) from error
 
     def run_values(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        """Like `run`, but with `OrtValue`s: the outputs stay on the device that made them."""
+        """Like `run`, but with `OrtValue`s: the outputs stay on the device that made them.
+
+        A `Cancellation` ends it; then `CancelledRunError` is raised.
+        """
         binding = self._session.io_binding()
         device = "cpu" if self.provider_id in HOST_IDS else "cuda"
         try:
@@ -152,7 +156,11 @@ class Session:
                 binding.bind_ortvalue_input(name, value)
             for output in self.outputs:
                 binding.bind_output(output.name, device)
-            self._session.run_with_iobinding(binding)
+            options = onnxruntime().RunOptions()
+            with ended_when_cancelled(options):
+                self._session.run_with_iobinding(binding, options)
+        except CancelledRunError:
+            raise
         except Exception as error:
             raise RunError(
                 f"{self._label} does not run on {self.provider_id}: {first_line(error)}"

@@ -7,13 +7,13 @@ health and metrics answer at once whatever the thread is at.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from converter.cancellation import Cancellation
 from converter.serving.errors import RequestError, Status
 from converter.serving.statistics import Statistics
 
@@ -41,6 +41,7 @@ class Worker(Generic[T]):
         self._limit = limit
         self._closed = False
         self._runs: set[_Run[T]] = set()
+        self._computing: _Run[T] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
     async def results(
@@ -49,7 +50,8 @@ class Worker(Generic[T]):
         """What the job's iterator yields, each as soon as it is there.
 
         The iterator is at most one result ahead of the caller. A caller that closes this generator
-        early stops it at its next result; a job that has not begun by then never runs.
+        early ends the job: at its next result, or sooner where it runs a session, which is ended
+        between two nodes. A job that has not begun by then never runs.
 
         Args:
             job: Makes the iterator; both run in the worker's thread.
@@ -105,11 +107,16 @@ class Worker(Generic[T]):
     def give_up(self) -> int:
         """Tell all who still wait for results that they get none; returns how many they are.
 
-        What has not begun never does; what a job is computing goes on, as a thread cannot be ended.
+        What has not begun never does; what runs is ended, though not before its next node.
         """
         for run in self._runs:
             run.fail(RequestError(Status.STOPPING, "the server has stopped before it was done"))
         return len(self._runs)
+
+    def unwanted_seconds(self) -> float:
+        """For how long a job has gone on that nobody waits for; 0 where none does."""
+        run = self._computing
+        return run.unwanted_seconds() if run is not None else 0.0
 
     def _retry_after(self) -> int:
         """Seconds after which there is probably room in the queue."""
@@ -128,26 +135,29 @@ class _Run(Generic[T]):
         self._job = job
         self._loop = loop
         self._worker = worker
-        self._abandoned = threading.Event()
+        self._cancellation = Cancellation()
+        self._unwanted_since = 0.0
 
     def work(self) -> None:
         """In the thread: compute, and wait for room before the next result."""
         self.begun = time.perf_counter_ns()
-        self._loop.call_soon_threadsafe(self._count, -1, 1)
+        self._loop.call_soon_threadsafe(self._count, -1, 1, self)
         try:
-            for result in self._job():
-                if self._abandoned.is_set():
-                    return
-                self._put(result)
+            with self._cancellation.applied():
+                for result in self._job():
+                    self._put(result)
+                    if self._cancellation.cancelled:
+                        return
             self._put(_End())
         except BaseException as error:
             self._put(_End(error))
         finally:
-            self._loop.call_soon_threadsafe(self._count, 0, -1)
+            self._loop.call_soon_threadsafe(self._count, 0, -1, None)
 
     def abandon(self) -> None:
         """In the loop: nobody waits for results any more."""
-        self._abandoned.set()
+        self._unwanted_since = self._unwanted_since or time.monotonic()
+        self._cancellation.cancel()
         while not self.results.empty():
             self.results.get_nowait()
 
@@ -156,10 +166,15 @@ class _Run(Generic[T]):
         self.abandon()
         self.results.put_nowait(_End(error))
 
+    def unwanted_seconds(self) -> float:
+        """In the loop: since when nobody waits, if so."""
+        return time.monotonic() - self._unwanted_since if self._unwanted_since else 0.0
+
     def _put(self, result: T | _End) -> None:
-        if not self._abandoned.is_set():
+        if not self._cancellation.cancelled:
             asyncio.run_coroutine_threadsafe(self.results.put(result), self._loop).result()
 
-    def _count(self, waiting: int, running: int) -> None:
+    def _count(self, waiting: int, running: int, computing: _Run[T] | None) -> None:
         self._worker.waiting += waiting
         self._worker.running += running
+        self._worker._computing = computing

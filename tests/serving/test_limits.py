@@ -12,8 +12,10 @@ import requests
 
 from converter.serving.errors import RequestError, Status
 from converter.serving.limits import Limits, read_body
+from converter.serving.model import open_model
 from tests.serving.running import running
 from tests.serving.slow_model import SlowModel
+from tests.serving.test_lifecycle import endless
 
 
 def ask(port, count=1, timeout=30):
@@ -95,6 +97,25 @@ def test_a_client_that_hangs_up_is_not_computed():
         first.join(20)
         assert first.reply.status_code == 200
         assert model.runs == 1
+
+
+@pytest.mark.parametrize("patience", [0.3, 20])
+def test_a_graph_that_runs_is_ended_with_its_request(tmp_path, patience):
+    """When its client leaves, or the time is up."""
+    model = open_model(endless(tmp_path / "endless.onnx"), "slow", provider="cpu")
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [0, 0]}]}
+    with running([model], Limits(timeout=10 / patience)) as serving:
+        url = f"http://127.0.0.1:{serving.http_port}/v2/models/slow/infer"
+        worker = serving.server.workers["slow"]
+        try:
+            assert requests.post(url, json=body, timeout=patience).status_code == 504
+        except requests.exceptions.ReadTimeout:
+            assert patience < 1
+        until(lambda: (worker.waiting, worker.running) == (0, 0))
+        assert worker.statistics.fail.count == 1
+        assert worker.unwanted_seconds() == 0
+        with pytest.raises(requests.exceptions.ReadTimeout):  # it runs again
+            requests.post(url, json=body, timeout=0.2)
 
 
 def test_a_response_too_large_is_refused_before_it_is_computed():

@@ -132,6 +132,21 @@ def test_the_job_is_one_result_ahead_and_no_more():
     asyncio.run(main())
 
 
+def test_a_job_that_nobody_waits_for_and_that_goes_on():
+    async def main():
+        worker = Worker(limit=4)
+        gate = Gate("a")
+        with pytest.raises(RequestError, match="no result within"):
+            await collect(worker, gate, timeout=0.05)
+        await asyncio.sleep(0.1)
+        assert 0.1 <= worker.unwanted_seconds() < 5
+        gate.let.set()
+        await until(lambda: worker.running == 0)
+        assert worker.unwanted_seconds() == 0
+
+    asyncio.run(main())
+
+
 def test_what_a_job_raises_reaches_its_caller_alone():
     async def main():
         worker = Worker(limit=4)
