@@ -26,6 +26,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 AGAIN = (429, 502, 503)
 """Answers after which it is worth trying again; 502 is that of a proxy."""
 
+BROKEN = 500
+"""Worth it as well where it is not the server's own: of Ray's proxy, when a replica has died."""
+
 LONGEST_PAUSE = 30.0
 
 
@@ -120,8 +123,9 @@ class Client:
                     return body
             except urllib.error.HTTPError as error:
                 with error:
-                    reason = f"{error.code}: {_sentence(error)}"
-                if error.code not in AGAIN:
+                    sentence = _sentence(error)
+                reason = f"{error.code}: {sentence or error.reason}"
+                if error.code not in AGAIN and not (error.code == BROKEN and sentence is None):
                     raise UserError(f"{self.url} answers {reason}") from error
                 after = error.headers.get("Retry-After", "")
                 wanted = min(LONGEST_PAUSE, float(after)) if after.isdecimal() else 0.0
@@ -134,8 +138,9 @@ def _path(model: str) -> str:
     return f"/v2/models/{urllib.parse.quote(model, safe='')}"
 
 
-def _sentence(error: urllib.error.HTTPError) -> str:
+def _sentence(error: urllib.error.HTTPError) -> str | None:
+    """What the server says went wrong; None where the answer is another's."""
     try:
         return str(json.load(error)["error"])
     except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
-        return str(error.reason)
+        return None

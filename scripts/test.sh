@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that must pass: lint, format, types, tests. Arguments go to pytest.
 set -euo pipefail
-. "$(dirname "$0")/environment.sh" cpu,export,report,video,serve,test
+. "$(dirname "$0")/environment.sh" cpu,export,report,video,serve,ray,test
 
 "$bin/ruff" check .
 "$bin/ruff" format --check .

@@ -34,7 +34,8 @@ class Access:
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             given = Headers(scope=scope).get("authorization") if scope["type"] == "http" else None
-            if scope.get("path") in OPEN_PATHS or self.allows(given):
+            is_open = scope["type"] == "lifespan" or scope.get("path") in OPEN_PATHS
+            if is_open or self.allows(given):
                 await application(scope, receive, send)
                 return
             refusal = JSONResponse({"error": REFUSAL}, 401, {"WWW-Authenticate": "Bearer"})

@@ -15,9 +15,8 @@ import uvicorn
 
 from converter.errors import UserError
 from converter.serving.access import Access
+from converter.serving.front import front
 from converter.serving.grpc import grpc_server
-from converter.serving.http import application
-from converter.serving.request_ids import identified
 from converter.serving.server import Server
 
 log = logging.getLogger("converter.serving")
@@ -102,11 +101,11 @@ class Serving:
     async def _start_http(self) -> None:
         if self.http_port is None:
             return
-        listener = _listen(self._addresses.host, self.http_port)
+        listener = listen(self._addresses.host, self.http_port)
         self.http_port = listener.getsockname()[1]
         certificate = self._certificate
         config = uvicorn.Config(
-            identified(self._access.guard(application(self.server))),
+            front(self.server, self._access),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -151,7 +150,8 @@ class _Http(uvicorn.Server):
         yield
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address; raises `UserError` where it is taken or not this machine's."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)

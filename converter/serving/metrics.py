@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from converter.serving.worker import Worker
 
@@ -15,13 +17,21 @@ SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 150, 600)
 
 
 class Metrics:
-    """Counters of requests, and gauges that read the workers when they are asked."""
+    """Counters of requests, and gauges that read the workers when they are asked.
 
-    def __init__(self, workers: Mapping[str, Worker[object]]) -> None:
+    Args:
+        workers: By model.
+        replica: Of several servers behind one address, which this is: a label of every series.
+            Empty for one alone.
+    """
+
+    def __init__(self, workers: Mapping[str, Worker[object]], replica: str = "") -> None:
         self._registry = CollectorRegistry()
+        self._replica = replica
         self._requests = Counter(
             "convert_vae_requests_total",
-            "Requests for inference by how they ended: HTTP codes, for gRPC too.",
+            "Requests by how they ended: HTTP codes, for gRPC too. Those that were refused before "
+            "they came to a model have none.",
             ["model", "protocol", "code"],
             registry=self._registry,
         )
@@ -58,4 +68,23 @@ class Metrics:
 
     def text(self) -> bytes:
         """The exposition format."""
-        return generate_latest(self._registry)
+        if not self._replica:
+            return generate_latest(self._registry)
+        labelled = CollectorRegistry()
+        labelled.register(_Labelled(self._registry, {"replica": self._replica}))
+        return generate_latest(labelled)
+
+
+class _Labelled(Collector):
+    """The same series, each with more labels."""
+
+    def __init__(self, registry: CollectorRegistry, labels: Mapping[str, str]) -> None:
+        self._registry = registry
+        self._more = labels
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [
+                sample._replace(labels={**sample.labels, **self._more}) for sample in metric.samples
+            ]
+            yield metric

@@ -17,7 +17,7 @@ from converter.manifest import is_manifest
 from converter.providers import AUTO, make_session
 from converter.runtime import Decoder
 from converter.serving.datatypes import NUMPY, ONNXRUNTIME, name_of
-from converter.session import HOST_IDS, Array, Session, SessionSettings, TensorInfo
+from converter.session import HOST_IDS, PLAIN, Array, Session, SessionSettings, TensorInfo
 
 Shape = tuple[int, ...]
 Feed = Mapping[str, Array]
@@ -161,6 +161,20 @@ def open_model(
     """
     arguments = name or path.stem, path, provider, settings or SessionSettings()
     return StreamModel(*arguments) if is_manifest(path) else GraphModel(*arguments)
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a model is opened from, by `open_model`; to be sent to other processes."""
+
+    path: Path
+    name: str | None = None
+    provider: str = AUTO
+    settings: SessionSettings = PLAIN
+
+    def open(self) -> ServedModel:
+        """Load it; raises `UserError` where the file or the provider is not in order."""
+        return open_model(self.path, self.name, self.provider, self.settings)
 
 
 def time_axis(video: Array) -> int:

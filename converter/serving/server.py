@@ -30,6 +30,12 @@ EXTENSIONS = (
     "statistics",
 )
 
+HANGS = 300.0
+"""Seconds after which a node that computes for nobody is not taken for a slow one any more."""
+
+LONGEST_PATH = 200
+"""Characters of a path, or of a method of gRPC, in the log."""
+
 
 class Server:
     """Models by name.
@@ -37,12 +43,13 @@ class Server:
     Args:
         models: At least one, with different names.
         limits: Of every request.
+        replica: Of several servers behind one address, which this is; empty for one alone.
 
     Attributes:
         ready: Whether new requests are taken.
     """
 
-    def __init__(self, models: Sequence[ServedModel], limits: Limits) -> None:
+    def __init__(self, models: Sequence[ServedModel], limits: Limits, replica: str = "") -> None:
         names = [model.name for model in models]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
@@ -50,7 +57,7 @@ class Server:
         self.models = {model.name: model for model in models}
         self.limits = limits
         self.workers: Mapping[str, Worker[Results]] = {name: Worker(limits.queue) for name in names}
-        self.metrics = Metrics(self.workers)  # type: ignore[arg-type]
+        self.metrics = Metrics(self.workers, replica)  # type: ignore[arg-type]
         self.ready = True
 
     def model(self, name: str, version: str = "") -> ServedModel:
@@ -94,14 +101,16 @@ class Server:
             self.metrics.decoded(model.name, time.perf_counter() - started, frames)
         except RequestError as error:
             code = error.status.value
+            error.counted = True
             raise
         except UserError as error:
             code = Status.INVALID.value
-            raise invalid(str(error).rstrip(".")) from error
+            raise _counted(invalid(str(error).rstrip("."))) from error
         except Exception as error:
             code = Status.INTERNAL.value
             log.exception("a request failed", extra={"model": model.name, "request": identifier})
-            raise RequestError(Status.INTERNAL, "the model failed; the log says why") from error
+            failed = RequestError(Status.INTERNAL, "the model failed; the log says why")
+            raise _counted(failed) from error
         finally:
             self.metrics.count(model.name, protocol, code)
             log.info(
@@ -129,14 +138,42 @@ class Server:
             for name in results[0]
         }
 
+    def refused(self, protocol: str, code: int, identifier: str, method: str, path: str) -> None:
+        """Log and count a request that was refused before it came to a model.
+
+        Its model in the metrics is empty, whatever it asked for, so that no client can make series.
+        """
+        self.metrics.count("", protocol, code)
+        log.info(
+            "refused",
+            extra={
+                "request": choose(identifier),
+                "protocol": protocol,
+                "code": code,
+                "method": method[:LONGEST_PATH],
+                "path": path[:LONGEST_PATH],
+            },
+        )
+
     async def close(self) -> None:
         """Take no more requests, and finish those that were taken."""
         self.ready = False
         await asyncio.gather(*(worker.close() for worker in self.workers.values()))
 
+    def check_health(self) -> None:
+        """Raise `RuntimeError` where a graph hangs: it was to end long ago, and computes on."""
+        for name, worker in self.workers.items():
+            if worker.unwanted_seconds() > HANGS:
+                raise RuntimeError(f"a run of {name} was ended, but goes on since")
+
     def give_up(self) -> int:
         """Answer what is not finished with 503; returns how many requests that are."""
         return sum(worker.give_up() for worker in self.workers.values())
+
+
+def _counted(error: RequestError) -> RequestError:
+    error.counted = True
+    return error
 
 
 def _run(model: ServedModel, request: InferenceRequest) -> Iterator[Results]:
