@@ -43,7 +43,7 @@ class AllegroDecoder(Decoder):
         """Upstream's tiled decode, the clip being one tile; it takes one clip at a time."""
         n, c, t, h, w = latent.shape
         shape = self.geometry.video_shape((n, c, t, h, w))
-        with _one_tile(self._vae, shape):
+        with one_tile(self._vae, shape):
             videos = [self._vae.decode(clip).sample for clip in torch.split(latent, 1)]
         return torch.cat(videos).transpose(1, 2)
 
@@ -54,7 +54,8 @@ class AllegroDecoder(Decoder):
 
 
 @contextmanager
-def _one_tile(vae: Any, video: Shape) -> Iterator[None]:
+def one_tile(vae: Any, video: Shape) -> Iterator[None]:
+    """Upstream's tiles as large as a video, one clip at a time; they are put back."""
     before = vae.use_tiling, vae.use_slicing, vae.kernel, vae.stride
     vae.use_tiling, vae.use_slicing = True, False
     vae.kernel = vae.stride = video[2:]

@@ -132,7 +132,7 @@ class _Clip(nn.Module):
             latent = self.post_quant_conv(latent)
         odd = latent.shape[2] % 2
         decoder = self.decoder
-        level = _Level(latent, _chunk_mean(latent.shape[2], odd, 1), odd, 1)
+        level = _Level(latent, mean_over_chunks(latent.shape[2], odd, CHUNK), odd, 1)
         x = decoder.conv_in(latent)[0]
         for resnet in decoder.mid_block.resnets:
             x = resnet(x, None, level)[0]
@@ -147,8 +147,9 @@ class _Clip(nn.Module):
         return video
 
 
-def _chunk_mean(frames: int, odd: int, per_latent: int) -> torch.Tensor:
-    chunk = (torch.arange(frames) - odd).clamp_min(0) // (CHUNK * per_latent)
+def mean_over_chunks(frames: int, odd: int, length: int) -> torch.Tensor:
+    """Row f of (frames, frames) averages over f's chunk; the first has `odd` frames more."""
+    chunk = (torch.arange(frames) - odd).clamp_min(0) // length
     same = (chunk.unsqueeze(1) == chunk.unsqueeze(0)).float()
     return same / same.sum(dim=1, keepdim=True)
 
@@ -158,7 +159,8 @@ def _finer(level: _Level, *, double_time: bool) -> _Level:
     if not double_time:
         return _Level(latent, level.chunk_mean, level.odd, level.frames)
     frames = level.frames * 2
-    return _Level(latent, _chunk_mean(latent.shape[2], level.odd, frames), level.odd, frames)
+    chunk_mean = mean_over_chunks(latent.shape[2], level.odd, CHUNK * frames)
+    return _Level(latent, chunk_mean, level.odd, frames)
 
 
 def _double_time(x: torch.Tensor, odd: int) -> torch.Tensor:
@@ -186,20 +188,26 @@ class _ChunkNorm(nn.Module):
     def forward(
         self, x: torch.Tensor, level: _Level, conv_cache: None = None
     ) -> tuple[torch.Tensor, None]:
-        norm = self.norm_layer
-        centred = x - self._chunk_means(x, level)[..., None, None]
-        variance = self._chunk_means(centred.square(), level)
-        scale = torch.rsqrt(variance + norm.eps) * norm.weight[:, None]
-        normed = centred * scale[..., None, None] + norm.bias[:, None, None, None]
+        normed = group_norm_by_chunk(x, self.norm_layer, level.chunk_mean)
         return normed * self.conv_y(level.latent) + self.conv_b(level.latent), None
 
-    def _chunk_means(self, x: torch.Tensor, level: _Level) -> torch.Tensor:
-        """(N, C, T, H, W) -> (N, C, T), the mean of the group and chunk that each belongs to."""
-        n, c, t, _, _ = x.shape
-        groups = self.norm_layer.num_groups
-        frame = x.mean(dim=(3, 4)).reshape(n, groups, c // groups, t).mean(dim=2)
-        chunk = torch.matmul(frame, level.chunk_mean.transpose(0, 1))
-        return repeat_axis(chunk, 1, c // groups)
+
+def group_norm_by_chunk(
+    x: torch.Tensor, norm: nn.GroupNorm, chunk_mean: torch.Tensor
+) -> torch.Tensor:
+    """`norm` of each chunk of (N, C, T, H, W), which `chunk_mean` (T, T) averages over."""
+    centred = x - _chunk_means(x, norm.num_groups, chunk_mean)[..., None, None]
+    variance = _chunk_means(centred.square(), norm.num_groups, chunk_mean)
+    scale = torch.rsqrt(variance + norm.eps) * norm.weight[:, None]
+    return centred * scale[..., None, None] + norm.bias[:, None, None, None]
+
+
+def _chunk_means(x: torch.Tensor, groups: int, chunk_mean: torch.Tensor) -> torch.Tensor:
+    """(N, C, T, H, W) -> (N, C, T), the mean of the group and chunk that each belongs to."""
+    n, c, t, _, _ = x.shape
+    frame = x.mean(dim=(3, 4)).reshape(n, groups, c // groups, t).mean(dim=2)
+    chunk = torch.matmul(frame, chunk_mean.transpose(0, 1))
+    return repeat_axis(chunk, 1, c // groups)
 
 
 class CausalConv(nn.Module):

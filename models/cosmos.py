@@ -56,8 +56,8 @@ class CosmosDecoder(Decoder):
     def clip(self, *, dynamic: bool) -> nn.Module:
         """The whole clip at once."""
         kinds = {
-            CosmosCausalAttention: _Attention,
-            CosmosCausalConv3d: _CausalConv,
+            CosmosCausalAttention: Attention,
+            CosmosCausalConv3d: CausalConv,
             CosmosUnpatcher3d: _Unpatch,
             CosmosUpsample3d: _Upsample,
         }
@@ -75,7 +75,7 @@ class _Clip(nn.Module):
         return video
 
 
-class _CausalConv(nn.Conv3d):
+class CausalConv(nn.Conv3d):
     """`CosmosCausalConv3d`: the first frame repeated in front, zeros around H and W."""
 
     def __init__(self, upstream: CosmosCausalConv3d) -> None:
@@ -95,12 +95,13 @@ class _CausalConv(nn.Conv3d):
         self._pad = (0, 0, 0, 0, upstream.temporal_pad, 0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, T, H, W) -> (N, O, T', H', W')."""
         if any(self._pad):
             x = functional.pad(x, self._pad, mode="replicate")
         return super().forward(x)
 
 
-class _Attention(nn.Module):
+class Attention(nn.Module):
     """`CosmosCausalAttention` with either of its processors, one head."""
 
     def __init__(self, upstream: CosmosCausalAttention) -> None:
@@ -115,6 +116,7 @@ class _Attention(nn.Module):
         self._over_time = isinstance(upstream.processor, CosmosTemporalAttentionProcessor2_0)
 
     def forward(self, x: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """(N, C, T, H, W), and the same out; upstream's mask is made anew."""
         n, c, t, h, w = x.shape
         normed = self.norm(x)
         maps = [layer(normed) for layer in (self.to_q, self.to_k, self.to_v)]
@@ -159,7 +161,7 @@ class _Unpatch(nn.Module):
         super().__init__()
         self._patch = upstream.patch_size
         self._haar = upstream.patch_method == "haar"
-        self.register_buffer("signs", _haar_signs(), persistent=False)
+        self.register_buffer("signs", haar_signs(), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         p = self._patch
@@ -180,7 +182,7 @@ class _Unpatch(nn.Module):
         return blocks.reshape(n, c, t * 2, h * 2, w * 2)
 
 
-def _haar_signs() -> torch.Tensor:
+def haar_signs() -> torch.Tensor:
     """(8, 8): pixel (i, j, k) of a 2x2x2 block is the sum of the bands, with these signs.
 
     A band is low or high in each of T, H and W; high ones change sign at the second pixel. The

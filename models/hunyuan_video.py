@@ -54,7 +54,7 @@ class HunyuanVideoDecoder(Decoder):
 
     def clip(self, *, dynamic: bool) -> nn.Module:
         """The whole clip at once; one form for any T."""
-        kinds = {HunyuanVideoMidBlock3D: _Middle, HunyuanVideoUpsampleCausal3D: _Upsample}
+        kinds = {HunyuanVideoMidBlock3D: Middle, HunyuanVideoUpsampleCausal3D: _Upsample}
         return _Clip(self._vae.post_quant_conv, rebuilt(self._vae.decoder, kinds)).eval()
 
 
@@ -69,7 +69,7 @@ class _Clip(nn.Module):
         return video
 
 
-class _Middle(nn.Module):
+class Middle(nn.Module):
     """`HunyuanVideoMidBlock3D`, with its mask made by comparing frame numbers."""
 
     def __init__(self, upstream: Any) -> None:
@@ -81,6 +81,7 @@ class _Middle(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, T, H, W), and the same out."""
         _, _, t, h, w = x.shape
         x = self.resnets[0](x)
         for attention, resnet in zip(self.attentions, self.resnets[1:], strict=True):

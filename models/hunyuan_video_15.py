@@ -47,7 +47,7 @@ class HunyuanVideo15Decoder(Decoder):
         """The whole clip at once."""
         kinds = {
             HunyuanVideo15Upsample: lambda part: _Upsample(part, dynamic=dynamic),
-            HunyuanVideo15AttnBlock: _Attention,
+            HunyuanVideo15AttnBlock: Attention,
             HunyuanVideo15RMS_norm: ScaledNorm,
         }
         return _Clip(rebuilt(self._vae.decoder, kinds)).eval()
@@ -63,7 +63,7 @@ class _Clip(nn.Module):
         return video
 
 
-class _Attention(nn.Module):
+class Attention(nn.Module):
     """`HunyuanVideo15AttnBlock`."""
 
     def __init__(self, upstream: Any) -> None:
@@ -75,6 +75,7 @@ class _Attention(nn.Module):
         self.proj_out = upstream.proj_out
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, T, H, W), and the same out."""
         _, _, t, h, w = x.shape
         normed = self.norm(x)
         q, k, v = (

@@ -64,9 +64,9 @@ class LTXVideoDecoder(Decoder):
         """Upstream's decoder; its norms over channels stay in (N, C, T, H, W)."""
         causal = self._vae.config.decoder_causal
         kinds = {
-            RMSNorm: _LastAxisNorm,
-            LTXVideoCausalConv3d: lambda part: _padded(part, causal=causal),
-            LTX2VideoCausalConv3d: lambda part: _padded(part, causal=causal),
+            RMSNorm: LastAxisNorm,
+            LTXVideoCausalConv3d: lambda part: padded(part, causal=causal),
+            LTX2VideoCausalConv3d: lambda part: padded(part, causal=causal),
         }
         decoder = rebuilt(self._vae.decoder, kinds)
         return _Clip(decoder, timestep=self._vae.config.timestep_conditioning).eval()
@@ -84,14 +84,14 @@ class _Clip(nn.Module):
         return video
 
 
-def _padded(upstream: Any, *, causal: bool) -> EdgePadded:
+def padded(upstream: Any, *, causal: bool) -> EdgePadded:
     """`LTXVideoCausalConv3d`, which repeats the first frame, and the last if not causal."""
     history = upstream.kernel_size[0] - 1
     before, after = (history, 0) if causal else (history // 2, history // 2)
     return EdgePadded(upstream.conv, before, after)
 
 
-class _LastAxisNorm(nn.Module):
+class LastAxisNorm(nn.Module):
     """`RMSNorm` without weight. It moves channels, which the caller moved last, back to the front.
 
     The two moves cancel in the graph; upstream's would stay, around every norm.
@@ -104,6 +104,7 @@ class _LastAxisNorm(nn.Module):
         self._eps = upstream.eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The norm of (N, T, H, W, C)."""
         y = x.movedim(-1, 1)
         y = y * torch.rsqrt(y.square().mean(dim=1, keepdim=True) + self._eps)
         return y.movedim(1, -1)

@@ -47,12 +47,12 @@ class MochiDecoder(Decoder):
 
     def clip(self, *, dynamic: bool) -> nn.Module:
         """The whole clip at once."""
-        kinds = {CogVideoXCausalConv3d: CausalConv, MochiChunkedGroupNorm3D: _FrameNorm}
+        kinds = {CogVideoXCausalConv3d: CausalConv, MochiChunkedGroupNorm3D: FrameNorm}
         return _Clip(rebuilt(self._vae.decoder, kinds), self.geometry.time).eval()
 
     def stream(self, chunk: int) -> Stream:
         """Upstream's decoder, whose first frames are dropped where a clip begins."""
-        kinds = {CogVideoXCausalConv3d: remembering, MochiChunkedGroupNorm3D: _FrameNorm}
+        kinds = {CogVideoXCausalConv3d: remembering, MochiChunkedGroupNorm3D: FrameNorm}
         drop = self.geometry.time - 1
 
         def make() -> Chunk:
@@ -72,7 +72,7 @@ class _Clip(nn.Module):
         return video[:, :, self._time - 1 :]
 
 
-class _FrameNorm(nn.Module):
+class FrameNorm(nn.Module):
     """`MochiChunkedGroupNorm3D` over all frames at once."""
 
     def __init__(self, upstream: Any) -> None:
@@ -80,6 +80,7 @@ class _FrameNorm(nn.Module):
         self.norm_layer = upstream.norm_layer
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, T, H, W), and the same out."""
         n, c, t, h, w = x.shape
         frames: torch.Tensor = self.norm_layer(x.transpose(1, 2).reshape(n * t, c, h, w))
         return frames.reshape(n, t, c, h, w).transpose(1, 2)

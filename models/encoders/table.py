@@ -9,11 +9,27 @@ import torch
 
 from converter.errors import UserError
 from models.base import Encoder, Geometry
+from models.encoders.allegro import AllegroEncoder
+from models.encoders.cogvideox import CogVideoXEncoder
+from models.encoders.cosmos import CosmosEncoder
+from models.encoders.generic import GenericEncoder
+from models.encoders.hunyuan_video import HunyuanVideoEncoder
+from models.encoders.hunyuan_video_15 import HunyuanVideo15Encoder
+from models.encoders.ltx_video import LTXVideoEncoder
+from models.encoders.mochi import MochiEncoder
 from models.encoders.wan import QwenImageEncoder, WanEncoder
 
 ENCODERS: dict[type[Any], type[Encoder]] = {
     diffusers.AutoencoderKLWan: WanEncoder,
     diffusers.AutoencoderKLQwenImage: QwenImageEncoder,
+    diffusers.AutoencoderKLHunyuanVideo: HunyuanVideoEncoder,
+    diffusers.AutoencoderKLHunyuanVideo15: HunyuanVideo15Encoder,
+    diffusers.AutoencoderKLCogVideoX: CogVideoXEncoder,
+    diffusers.AutoencoderKLLTXVideo: LTXVideoEncoder,
+    diffusers.AutoencoderKLLTX2Video: LTXVideoEncoder,
+    diffusers.AutoencoderKLMochi: MochiEncoder,
+    diffusers.AutoencoderKLCosmos: CosmosEncoder,
+    diffusers.AutoencoderKLAllegro: AllegroEncoder,
 }
 
 PROBE = (3, 2, 2)
@@ -21,15 +37,15 @@ PROBE = (3, 2, 2)
 
 
 def encoder_of(vae: Any, geometry: Geometry) -> Encoder:
-    """The encoder of an upstream model whose decoder has the given geometry.
+    """The encoder of an upstream model whose decoder has the given geometry, known or generic.
 
     Raises:
-        UserError: there is none that is known; it does not work with this config; or it is not the
-            inverse of the decoder in size.
+        UserError: there is none; it does not work with this config; or it is not the inverse of
+            the decoder in size.
     """
-    make = ENCODERS.get(type(vae))
-    if make is None:
-        raise UserError(f"the encoder of {type(vae).__name__} is not known here: see --list.")
+    if not callable(getattr(vae, "encode", None)):
+        raise UserError(f"{type(vae).__name__} has no encode: leave out --encoder.")
+    make = ENCODERS.get(type(vae), GenericEncoder)
     _refuse_unfit(make, vae, geometry)
     return make(vae, geometry)
 
@@ -40,7 +56,7 @@ def _refuse_unfit(make: type[Encoder], vae: Any, geometry: Geometry) -> None:
     video = geometry.video_shape(latent)
     name = type(vae).__name__
     with torch.device("meta"), torch.inference_mode():
-        twin = make(type(vae).from_config(vae.config), geometry)
+        twin = make(type(vae).from_config(vae.config).to("meta"), geometry)
         try:
             made = tuple(twin.reference(torch.zeros(video)).shape)
         except Exception as error:  # upstream raises whatever a wrong size leads to

@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import torch
 
+from converter import convert
 from converter.errors import UserError
 from converter.export import export
+from converter.origin import GraphOptions
 from models.source import open_source
 from tests.small_decoders import latent
 
@@ -39,9 +42,22 @@ def test_another_video_autoencoder_is_exported_as_it_is(folder, tmp_path):
     assert result.graph.conv3d > 5
 
 
-def test_it_promises_no_other_sizes(folder, tmp_path):
+def test_so_is_its_encoder(folder, tmp_path):
+    source, encoder = folder(MAGVIT), GraphOptions(encoder=True)
+    ours = open_source(source, 0).adapted(encoder).encoder
+    video = latent(1, 3, 3, 6, 4)
+    expected = ours._vae.encode(video).latent_dist.mean
+    assert tuple(expected.shape) == ours.latent_shape((1, 3, 3, 6, 4))
+    assert torch.equal(ours.reference(video), expected)
+    result = export(source, tmp_path / "o.onnx", seed=0, video=(1, 3, 3, 6, 4), options=encoder)
+    assert result.written
+    assert convert(tmp_path / "o.onnx", tmp_path / "c.onnx").conv3d_left == 0
+
+
+@pytest.mark.parametrize("options", [GraphOptions(), GraphOptions(encoder=True)])
+def test_it_promises_no_other_sizes(folder, tmp_path, options):
     with pytest.raises(UserError, match="for one size: leave out --dynamic"):
-        export(folder(MAGVIT), tmp_path / "o.onnx", seed=0, dynamic=True)
+        export(folder(MAGVIT), tmp_path / "o.onnx", seed=0, dynamic=True, options=options)
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,21 @@
 """Every family: its encoder's clip form equals upstream's own encode, on small seeded models."""
 
+import json
+
 import pytest
 import torch
 
+from converter.errors import UserError
 from converter.origin import GraphOptions
 from models.encoders.table import ENCODERS, encoder_of
 from models.source import FAMILIES, open_source
 from tests.small_decoders import latent
+from tests.small_families import COSMOS, LTX2_VIDEO, LTX_VIDEO, WITH_ENCODER
 
 # fp32 in another order of summation; a wrong frame or a wrong chunk of a norm shows as 1e-2.
 TOLERANCE = 1e-5
 
-KNOWN = [family for family in FAMILIES if family.upstream in ENCODERS]
-NAMES = pytest.mark.parametrize("name", [family.name for family in KNOWN])
+NAMES = pytest.mark.parametrize("name", [family.name for family in FAMILIES])
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +25,23 @@ def encoder(small_source):
 
     def get(name):
         if name not in made:
-            opened = open_source(str(small_source(name, encoder=True)), 0)
-            made[name] = opened.adapted(GraphOptions(encoder=True)).encoder
+            made[name] = opened_encoder(small_source(name, encoder=True))
         return made[name]
+
+    return get
+
+
+def opened_encoder(folder):
+    return open_source(str(folder), 0).adapted(GraphOptions(encoder=True)).encoder
+
+
+@pytest.fixture
+def configured(tmp_path):
+    """A function class name, config -> the encoder."""
+
+    def get(class_name, config):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"_class_name": class_name}))
+        return opened_encoder(tmp_path)
 
     return get
 
@@ -68,7 +85,64 @@ def test_upstream_stays_as_it_was_and_shares_its_weights(encoder, name):
     assert shared <= theirs
 
 
-@pytest.mark.parametrize("preset", [preset for family in KNOWN for preset in family.presets])
+@pytest.mark.parametrize("frames", [2, 4, 6, 7, 9])
+def test_cogvideox_takes_its_norms_over_upstreams_chunks(encoder, frames):
+    """Upstream encodes chunks of eight frames, and the odd one with the first."""
+    check(encoder("CogVideoX"), video_of(encoder("CogVideoX"), 1, frames), dynamic=False)
+
+
+def test_hunyuan_video_is_compared_with_one_piece_of_any_length(encoder):
+    """Upstream would cut videos of more than 16 frames into pieces and blend them."""
+    ours = encoder("HunyuanVideo")
+    ours._vae.use_framewise_encoding = True
+    check(ours, video_of(ours, 1, 6), dynamic=False)
+    assert ours._vae.use_framewise_encoding
+
+
+LTX_VIDEO_095 = LTX_VIDEO | {
+    "block_out_channels": [4, 8, 16, 16],
+    "down_block_types": ["LTXVideo095DownBlock3D"] * 3,
+    "spatio_temporal_scaling": [True] * 3,
+    "downsample_type": ["spatial", "temporal", "spatiotemporal"],
+}
+"""As LTX-Video 0.9.5 and later."""
+
+
+@pytest.mark.parametrize(
+    ("class_name", "config"),
+    [
+        ("AutoencoderKLLTXVideo", LTX_VIDEO_095),
+        ("AutoencoderKLLTXVideo", LTX_VIDEO | {"encoder_causal": False}),
+        ("AutoencoderKLLTX2Video", LTX2_VIDEO | {"encoder_spatial_padding_mode": "reflect"}),
+        ("AutoencoderKLLTX2Video", LTX2_VIDEO | {"encoder_causal": False}),
+        ("AutoencoderKLCosmos", COSMOS | {"patch_type": "rearrange"}),
+        ("AutoencoderKLQwenImage", WITH_ENCODER["Qwen-Image"] | {"temperal_downsample": [0, 1]}),
+    ],
+)
+def test_other_configurations(configured, class_name, config):
+    ours = configured(class_name, config)
+    check(ours, video_of(ours, 1, 3), dynamic=True)
+
+
+def test_a_padding_that_reflects_needs_two_pixels_of_the_latent(configured):
+    reflecting = LTX2_VIDEO | {"encoder_spatial_padding_mode": "reflect"}
+    with pytest.raises(ValueError, match="W is 1, but must be at least 2"):
+        configured("AutoencoderKLLTX2Video", reflecting).latent_shape((1, 3, 9, 16, 8))
+    zeros = LTX2_VIDEO | {"encoder_spatial_padding_mode": "zeros"}
+    ours = configured("AutoencoderKLLTX2Video", zeros)
+    assert ours.latent_shape((1, 3, 9, 16, 8)) == (1, 4, 3, 2, 1)
+
+
+def test_an_encoder_that_does_not_invert_its_decoder_is_refused(configured):
+    other = LTX_VIDEO | {"spatio_temporal_scaling": [True, False, False]}
+    with pytest.raises(UserError, match=r"to \(1, 4, 5, 4, 4\) with this config, but decodes"):
+        configured("AutoencoderKLLTXVideo", other)
+
+
+PRESETS = [preset for family in FAMILIES for preset in family.presets]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_published_encoders_invert_their_decoders(preset):
     """`encoder_of` lets upstream encode, without weights, and compares the sizes."""
     family = next(family for family in FAMILIES if preset in family.presets)
@@ -76,5 +150,6 @@ def test_published_encoders_invert_their_decoders(preset):
         vae = family.upstream(**family.presets[preset])
         encoder = encoder_of(vae, family.wrap(vae).geometry)
         clip = encoder.clip(dynamic=False)
+    assert family.upstream in ENCODERS
     wanted = sum(w.numel() for n, w in vae.named_parameters() if n.startswith(("enc", "quant")))
     assert sum(weight.numel() for weight in clip.parameters()) == wanted
