@@ -20,9 +20,9 @@ from converter.conv3d import Conv3D, Unread
 from converter.cost import RATES, estimate
 from converter.kernels import GENERIC, Target
 from converter.plan import ASKED_FOR, PINNED, Plan, PlanEntry
-from converter.rewrites import BY_NAME, KEEP, unfold
+from converter.rewrites import BY_NAME, KEEP, WINOGRADS, unfold, winograd, winograd2d
 from converter.rewrites.tiling import DIRECT, RELATIVE_ERROR
-from converter.rewrites.winograd_limits import LIMITS, tiling
+from converter.rewrites.winograd_limits import LIMITED, LIMITS, tiling
 
 OFFSET_DB = 22.0
 """PSNR of a graph whose relative error, so estimated, is 1: the least of those measured."""
@@ -37,8 +37,10 @@ def layer_error(conv: Conv3D, strategy: str) -> float:
         return 0.0
     half = conv.x.dtype == np.dtype(np.float16)
     errors = RELATIVE_ERROR["float16" if half else "float32"]
-    if strategy not in LIMITS:
+    if strategy not in WINOGRADS:
         return errors[DIRECT]
+    if strategy == winograd2d.NAME:  # The rows' tiles lose what they lose on top of that.
+        return layer_error(conv, winograd.NAME) * errors[winograd2d.ROWS] / errors[DIRECT]
     tiles = tiling(strategy, conv)
     return math.sqrt(sum(m * errors[m] ** 2 for m in tiles) / sum(tiles))
 
@@ -77,7 +79,7 @@ def within(
     ladders = {
         index: list(_ladder(conv, entry, target))
         for index, (conv, entry) in enumerate(zip(found, plan.entries, strict=True))
-        if isinstance(conv, Conv3D) and entry.strategy in LIMITS and entry.reason not in ASIDE
+        if isinstance(conv, Conv3D) and entry.strategy in WINOGRADS and entry.reason not in ASIDE
     }
     taken = {index: ladder[0] for index, ladder in ladders.items()}
     square = plan_error(found, plan) ** 2
@@ -120,12 +122,11 @@ def _ladder(conv: Conv3D, entry: PlanEntry, target: Target) -> Iterator[_Rung]:
     asked = entry.strategy
     measured = entry.seconds.get(asked)
     scale = measured / estimate(conv, asked).seconds(rates) if measured else 1.0
-    names = [n for n, limit in LIMITS.items() if limit <= LIMITS[asked]]
-    for name in names:
+    for name in WINOGRADS[WINOGRADS.index(asked) :]:
         if BY_NAME[name].check(conv) is None:
             seconds = estimate(conv, name).seconds(rates) * scale
             yield _Rung(name, layer_error(conv, name) ** 2, seconds)
-    others = {n: s for n, s in entry.seconds.items() if n not in LIMITS and n != KEEP}
+    others = {n: s for n, s in entry.seconds.items() if n not in WINOGRADS and n != KEEP}
     if not others:
         others = {unfold.NAME: estimate(conv, unfold.NAME).seconds(rates)}
     best = min(others, key=lambda name: others[name])
@@ -135,6 +136,7 @@ def _ladder(conv: Conv3D, entry: PlanEntry, target: Target) -> Iterator[_Rung]:
 def _changed(entry: PlanEntry, strategy: str) -> PlanEntry:
     if strategy == entry.strategy:
         return entry
-    why = f"tiles of at most {LIMITS[strategy]} frames" if strategy in LIMITS else WHY[strategy]
+    limited = strategy in LIMITED
+    why = f"tiles of at most {LIMITS[strategy]} frames" if limited else WHY[strategy]
     reason = f"{why}, for the accuracy asked"
     return replace(entry, strategy=strategy, reason=reason, lowered=True)

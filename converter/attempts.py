@@ -12,7 +12,7 @@ from converter.convert import Notify, Options, run_once
 from converter.errors import UserError
 from converter.plan import Plan
 from converter.result import ConvertResult
-from converter.rewrites.winograd_limits import LIMITS
+from converter.rewrites import WINOGRADS
 
 ATTEMPTS = 4
 """Validations at most; the last is of a graph without Winograd."""
@@ -50,7 +50,7 @@ def run(source: Path, output: Path | None, options: Options, notify: Notify) -> 
 
 
 def _can_lower(plan: Plan) -> bool:
-    return any(e.strategy in LIMITS and e.reason not in accuracy.ASIDE for e in plan.entries)
+    return any(e.strategy in WINOGRADS and e.reason not in accuracy.ASIDE for e in plan.entries)
 
 
 def _next_budget(result: ConvertResult) -> float:
@@ -75,7 +75,7 @@ def _note(plan: Plan, missed: list[ConvertResult]) -> str:
     lowered = [entry for entry in plan.entries if entry.lowered]
     if not lowered:
         return ""
-    smaller = sum(entry.strategy in LIMITS for entry in lowered)
+    smaller = sum(entry.strategy in WINOGRADS for entry in lowered)
     done = []
     if smaller:
         done.append(f"was given smaller tiles in {smaller} Conv3D")

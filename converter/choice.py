@@ -10,13 +10,19 @@ import numpy as np
 from converter.conv3d import Conv3D
 from converter.cost import RATES, estimate
 from converter.kernels import GENERIC
-from converter.rewrites import BY_NAME, KEEP, STRATEGIES, winograd
+from converter.rewrites import BY_NAME, KEEP, STRATEGIES, WINOGRADS, winograd2d
 
 FAST = "fast"
 EXACT = "exact"
 
 WINOGRAD_TARGETS = (GENERIC, "cpu")
 """Where Winograd's grouped Conv2D has been measured to be fast; elsewhere it must be asked for."""
+
+
+WEIGHTS_PER_VALUE = 8
+"""`winograd2d` multiplies the weights by up to 7. Where these are more than so many times the data,
+they are the memory that the graph needs, and reading them is what it does.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,10 @@ def candidates(conv: Conv3D, target: str = GENERIC, accuracy: str = FAST) -> lis
     exact = accuracy == EXACT or conv.x.dtype == np.dtype(np.float16)
     # For a dynamic T Winograd computes with sizes, which only the CPU provider does for nothing.
     measured = target == "cpu" or (target in WINOGRAD_TARGETS and isinstance(conv.x_shape[2], int))
-    if winograd.NAME in names and (exact or not measured):
-        names.remove(winograd.NAME)
+    if exact or not measured:
+        return [name for name in names if name not in WINOGRADS]
+    if winograd2d.NAME in names and winograd2d.weights_per_value(conv) > WEIGHTS_PER_VALUE:
+        names.remove(winograd2d.NAME)
     return names
 
 
@@ -63,6 +71,7 @@ WHY = {
     "pointwise": "one tap in time",
     "temporal": "1x1 in H and W",
     "winograd": "fewer products",
+    "winograd2d": "fewer products in time and in rows",
     "unfold": "one large product",
     "taps": "no taps side by side",
 }

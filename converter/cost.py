@@ -11,9 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from converter.conv3d import Conv3D, Dim
-from converter.rewrites import KEEP, pointwise, taps, temporal, unfold, winograd_windows
+from converter.rewrites import (
+    KEEP,
+    WINOGRADS,
+    pointwise,
+    taps,
+    temporal,
+    unfold,
+    winograd,
+    winograd2d,
+    winograd_windows,
+)
 from converter.rewrites.tiling import PRODUCTS
-from converter.rewrites.winograd_limits import LIMITS, tiling
+from converter.rewrites.winograd_limits import tiling
 
 ELEMENT_BYTES = 4
 NOMINAL = (1, 16, 8, 32, 32)
@@ -24,6 +34,10 @@ BLOCK = 16
 
 UNBLOCKED_SLOWDOWN = 1.5
 """How many times slower a grouped Conv runs whose groups do not fill blocks."""
+
+
+TRANSFORM_SLOWDOWN = 2.0
+"""How many times slower than a Conv the thin matrix products of `winograd2d` run."""
 
 
 @dataclass(frozen=True)
@@ -99,16 +113,26 @@ def estimate(conv: Conv3D, strategy: str) -> Cost:
         return Cost(direct, padded + sliced + kt * x + y, kt + 3)
     if strategy == taps.NAME:
         return Cost(direct, padded + sliced + (4 * kt - 3) * y, 3 * kt)
-    assert strategy in LIMITS
-    tiles = tiling(strategy, conv)
+    assert strategy in WINOGRADS
+    tiles = tiling(winograd.NAME if strategy == winograd2d.NAME else strategy, conv)
     if not isinstance(conv.x_shape[2], int):
         tiles *= math.ceil(frames_out / winograd_windows.TILE)
     products = sum(PRODUCTS[m] for m in tiles)
     if conv.group == 1 and not blocked:  # It groups the products, whose groups are then not full.
         direct *= UNBLOCKED_SLOWDOWN
-    # Transform of the data, the Conv2D, transform of the result; each reads and writes.
-    moved = x + y + 2 * products * (x / t + y / frames_out)
-    return Cost(direct * products / (kt * frames_out), moved, 3 * len(set(tiles)) + 1)
+    in_time = direct * products / (kt * frames_out)
+    data, result = products * x / t, products * y / frames_out
+    if strategy != winograd2d.NAME:
+        # Transform of the data, the Conv2D, transform of the result; each reads and writes.
+        return Cost(in_time, x + y + 2 * (data + result), 3 * len(set(tiles)) + 1)
+    rows_out = winograd2d.output_rows(conv)
+    rows = math.ceil(rows_out / winograd2d.ROWS) * (winograd2d.ROWS + 2)
+    # Along H, all rows of a plane are multiplied; at the end, those of a tile, in time as well.
+    tile = winograd2d.ROWS * frames_out / len(tiles)
+    transforms = (data * rows + result * rows / rows_out * tile) / ELEMENT_BYTES
+    moved = x + 2 * data + 4 * data * rows / h + 2 * result * rows / rows_out + 3 * y
+    all_products = in_time * rows / (3 * rows_out) + TRANSFORM_SLOWDOWN * transforms
+    return Cost(all_products, moved, 5 * len(set(tiles)) + 1)
 
 
 def _size(dim: Dim, nominal: int) -> int:

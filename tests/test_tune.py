@@ -48,7 +48,7 @@ def first_conv(path: Path):
 def race(monkeypatch):
     """Sessions that are not timed: the times come from a table, the calls are recorded."""
     calls = []
-    table = {"keep": 4.0, "unfold": 3.0, "taps": 5.0, "winograd": 2.0}
+    table = {"keep": 4.0, "unfold": 3.0, "taps": 5.0, "winograd": 2.0, "winograd2d": 6.0}
 
     def interleaved(sessions):
         calls.append(sorted(sessions))
@@ -66,7 +66,7 @@ def test_takes_the_fastest_and_measures_equal_convs_once(race, tmp_path: Path) -
     surgery = open_model(model.proto)
     choices = [tuner(conv) for conv in find_conv3d([surgery.graph], model.weights, 18)]
     assert [choice.strategy for choice in choices] == ["winograd", "winograd"]
-    assert calls == [["keep", "taps", "unfold", "winograd"]]
+    assert calls == [["keep", "taps", "unfold", "winograd", "winograd2d"]]
     assert choices[0].seconds["unfold"] == 3.0
     assert "winograd 2e+03 ms, unfold 3e+03 ms, keep 4e+03 ms" in choices[0].reason
 
@@ -136,14 +136,16 @@ def test_a_tuned_conversion_runs_and_is_equal(n: int, tmp_path: Path) -> None:
     assert result.validation is not None
     assert result.validation.passed
     seconds = result.plan.entries[0].seconds
-    assert set(seconds) == {"keep", "unfold", "taps"} | ({"winograd"} if n == 1 else set())
+    assert set(seconds) == {"keep", "unfold", "taps"} | (
+        {"winograd", "winograd2d"} if n == 1 else set()
+    )
     assert all(value > 0 for value in seconds.values())
 
 
 def test_candidates_stand_between_frame_major_tensors(tmp_path: Path) -> None:
     """No Transpose is timed: between neighbours in frame-major layout there is none."""
     conv = first_conv(write(tmp_path / "in.onnx"))
-    for strategy in ("unfold", "taps", "winograd"):
+    for strategy in ("unfold", "taps", "winograd"):  # In winograd2d the tiles are transposed.
         path = tune._candidate(conv, strategy, tmp_path)
         ops = [node.op_type for node in onnx.load(path).graph.node]
         assert "Transpose" not in ops

@@ -64,6 +64,14 @@ def output_frames(conv: Conv3D) -> int:
     return t + sum(conv.time_pads) - (TAPS - 1)
 
 
+def kernel_channels(conv: Conv3D) -> tuple[int, int]:
+    """O and C/g of a Conv that `check` has passed."""
+    o, c = conv.weight_shape[:2]
+    assert o is not None
+    assert c is not None
+    return o, c
+
+
 def rewrite(conv: Conv3D, emit: Emitter, sizes: Sequence[int] | None = None) -> None:
     """Emit the subgraph.
 
@@ -126,9 +134,7 @@ def taps_as_rows(w: Array) -> Array:
 
 def _run(conv: Conv3D, emit: Emitter, x: gs.Tensor, run: Segment, index: int) -> gs.Tensor:
     """The output frames (frames, O, H', W') of one run of tiles."""
-    o, c = conv.weight_shape[:2]
-    assert o is not None
-    assert c is not None
+    o, c = kernel_channels(conv)
     assert not isinstance(conv.time_pads, AutoPad)
     t = conv.x_shape[2]
     assert isinstance(t, int)
@@ -137,56 +143,67 @@ def _run(conv: Conv3D, emit: Emitter, x: gs.Tensor, run: Segment, index: int) ->
     d, low, high = data_matrix(run, conv.time_pads, t)
     if (low, high) != (0, t):
         x = emit.slice(x, 0, low, high, f"{part}_frames")
-    data = _over_frames(emit, d, x, high - low, f"{part}_data")
+    data = over_frames(emit, d, x, high - low, f"{part}_data")
     channels = [run.tiles, j * c * conv.group]
     data = frames.read_planes(emit, data, channels, conv.x_shape[3:], x, f"{part}_data")
     weight = _weight(conv, emit, run.m)
     attributes = frames.plane_attributes(conv) | {"group": j * conv.group}
     y = emit.node("Conv", [data, weight, *_bias(conv, emit, run.m)], f"{part}_conv2d", **attributes)
     frames_of_products = run.tiles * j
-    result = _over_frames(emit, output_matrix(run), y, frames_of_products, f"{part}_result")
+    result = over_frames(emit, output_matrix(run), y, frames_of_products, f"{part}_result")
     return frames.read_planes(emit, result, [run.frames, o], conv.y_shape[3:], y, f"{part}_result")
 
 
 def _weight(conv: Conv3D, emit: Emitter, m: int) -> gs.Tensor:
-    """G times the weights (J*O, C/g, Kh, Kw), for a runtime to fold when it loads the graph.
-
-    So the file holds each weight once, whatever the tile sizes, and stays as large as it was.
-    """
-    o, c, _, kh, kw = conv.weight_shape
-    assert o is not None
-    assert c is not None
-    assert kh is not None
-    assert kw is not None
-    g = transform(m).g
-    taps_first = emit.weight("taps_first", (TAPS, o * c * kh * kw), taps_as_rows)
-    constant = emit.shop.array(g.astype(emit.conv.x.dtype), "winograd_matrix")
-    products = emit.node("MatMul", [constant, taps_first], f"winograd{m}_weight")
-    return emit.reshape(products, [len(g) * o, c, kh, kw], f"winograd{m}_kernels")
+    _, kh, kw = conv.kernel
+    return transformed_weight(emit, transform(m).g, taps_first(emit), (kh, kw), f"winograd{m}")
 
 
 def _bias(conv: Conv3D, emit: Emitter, m: int) -> list[gs.Tensor]:
-    if conv.bias is None:
+    return transformed_bias(emit, transform(m).bias, f"winograd{m}")
+
+
+def taps_first(emit: Emitter) -> gs.Tensor:
+    """The weights as the file holds them: (3, O*C/g*Kh*Kw)."""
+    o, c = kernel_channels(emit.conv)
+    _, kh, kw = emit.conv.kernel
+    return emit.weight("taps_first", (TAPS, o * c * kh * kw), taps_as_rows)
+
+
+def transformed_weight(
+    emit: Emitter, g: Array, taps: gs.Tensor, plane: tuple[int, int], form: str
+) -> gs.Tensor:
+    """G (J, K) times the taps (K, O*C/g*Kh*Kw): (J*O, C/g, Kh, Kw), for a runtime to fold.
+
+    So the file holds each weight once, whatever the tile sizes, and stays as large as it was.
+    """
+    o, c = kernel_channels(emit.conv)
+    constant = emit.shop.array(g.astype(emit.conv.x.dtype), "winograd_matrix")
+    products = emit.node("MatMul", [constant, taps], f"{form}_weight")
+    return emit.reshape(products, [len(g) * o, c, *plane], f"{form}_kernels")
+
+
+def transformed_bias(emit: Emitter, vector: Array, form: str) -> list[gs.Tensor]:
+    """The bias (O,) of the Conv, if it has one, on the products where `vector` is not zero."""
+    bias, o = emit.conv.bias, kernel_channels(emit.conv)[0]
+    if bias is None:
         return []
-    vector = transform(m).bias
-    o = conv.weight_shape[0]
-    assert o is not None
-    if not is_constant(conv.bias):
+    if not is_constant(bias):
         column = emit.shop.array(vector[:, None].astype(emit.conv.x.dtype), "winograd_bias")
-        row = emit.unsqueeze(conv.bias, 0, f"winograd{m}_bias_row")
-        products = emit.node("MatMul", [column, row], f"winograd{m}_bias")
-        return [emit.reshape(products, [-1], f"winograd{m}_biases")]
+        row = emit.unsqueeze(bias, 0, f"{form}_bias_row")
+        products = emit.node("MatMul", [column, row], f"{form}_bias")
+        return [emit.reshape(products, [-1], f"{form}_biases")]
     return [
         emit.shop.derived(
-            conv.bias,
-            f"winograd{m}",
+            bias,
+            form,
             (len(vector) * o,),
             lambda b: np.kron(vector, b.astype(np.float64)).astype(b.dtype),
         )
     ]
 
 
-def _over_frames(emit: Emitter, matrix: Array, x: gs.Tensor, count: int, part: str) -> gs.Tensor:
+def over_frames(emit: Emitter, matrix: Array, x: gs.Tensor, count: int, part: str) -> gs.Tensor:
     """Multiply a matrix with x, viewed as `count` rows, one a frame or product."""
     rows = emit.reshape(x, [count, -1], f"{part}_rows")
     constant = emit.shop.array(matrix.astype(emit.conv.x.dtype), "winograd_matrix")
