@@ -200,3 +200,30 @@ def test_a_run_reads_only_the_frames_it_needs() -> None:
     # A result of ones everywhere on a kernel of one tap at the end is the input itself.
     a = output_matrix(Segment(m=4, tiles=2, first=0, frames=8))
     assert a.shape == (8, 12)
+
+
+@pytest.mark.parametrize("stated", [None, ["O", "C", 3, 3, 3], [O, C, 3, 3, 3]])
+def test_weights_behind_a_cast_need_a_stated_shape(
+    stated: list | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where ONNX infers nothing, a stated kernel alone does not say how many channels there are."""
+
+    def give_up(*_: object, **__: object) -> None:
+        raise onnx.shape_inference.InferenceError("planted")
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", give_up)
+    proto, weight, bias = model(8, pads=(2, 1, 1, 0, 1, 1), kernel_shape=[3, 3, 3])
+    graph = proto.graph
+    graph.initializer[0].CopyFrom(numpy_helper.from_array(weight.astype(np.float16), "w16"))
+    graph.node.insert(0, helper.make_node("Cast", ["w16"], ["w"], to=TensorProto.FLOAT))
+    if stated:
+        graph.value_info.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, stated))
+    result, target = converted(proto, tmp_path)
+    (entry,) = result.plan.entries
+    known = stated is not None and isinstance(stated[0], int)
+    assert entry.strategy == ("winograd" if known else "keep")
+    assert known or entry.reason == "winograd needs weights whose channels are known"
+    x = RNG.standard_normal((1, C, 8, H, W)).astype(np.float32)
+    (y,) = ort.InferenceSession(str(target), providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    expected = convolve(x, weight.astype(np.float16), bias, pads=(2, 1, 1, 0, 1, 1))
+    assert np.abs(y - expected).max() <= RELATIVE * np.abs(expected).max()
