@@ -26,6 +26,9 @@ CHECK_PROVIDER = "cpu"
 
 DEFAULT_SIZE = 16
 METADATA_PREFIX = "export_vae."
+NO_MEMORY = ("can't allocate memory", "std::bad_alloc", "Failed to allocate memory")
+"""In the messages of PyTorch's allocator, of C++ and of onnxruntime's allocator."""
+
 NEEDS = ("torch", "diffusers", "onnxscript", "safetensors")
 
 
@@ -119,10 +122,10 @@ def count_conv3d(model: Model) -> int:
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """PyTorch reports exhausted memory as a RuntimeError; say it as Python does."""
+    """PyTorch and onnxruntime report exhausted memory in words; say it as Python does."""
     try:
         yield
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error):
+    except (RuntimeError, UserError) as error:
+        if any(words in str(error) for words in NO_MEMORY):
             raise MemoryError from error
         raise

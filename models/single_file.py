@@ -45,7 +45,9 @@ def read_tensors(path: Path) -> Tensors:
             f"{path} holds more than tensors, and reading that would run code of the file: it is "
             "refused. Save the weights as safetensors."
         ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the unpickler raises whatever bytes that are no pickle lead to
         raise UserError(f"{path} is no file of PyTorch weights, or is truncated.") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]

@@ -13,7 +13,7 @@ from converter import convert, model_file, origin
 from converter import export as module
 from converter.errors import UserError
 from converter.export import export
-from converter.session import CPU_ID, Session
+from converter.session import CPU_ID, RunError, Session
 from models.wan import WanDecoder
 from tests.small_decoders import WAN_2_1, WAN_2_2, decode, latent, wan
 
@@ -167,6 +167,17 @@ def test_every_conv3d_has_the_weights_of_its_name(static):
 def test_the_graph_does_not_grow_with_the_clip(static, folder, tmp_path):
     longer = export(str(folder), tmp_path / "o.onnx", latent=(1, 4, 6, 5, 4), check=False)
     assert longer.graph.nodes == static.graph.nodes
+
+
+def test_a_folder_of_two_shards(tmp_path):
+    vae = wan(WAN_2_2)
+    vae.save_pretrained(tmp_path / "vae", max_shard_size="40KB")
+    names = sorted(path.name for path in (tmp_path / "vae").iterdir())
+    assert len([name for name in names if name.endswith(".safetensors")]) == 2
+    assert "diffusion_pytorch_model.safetensors.index.json" in names
+    result = export(str(tmp_path / "vae"), tmp_path / "o.onnx", latent=LATENT, check=False)
+    assert result.seed is None
+    assert_equal_to_upstream(result.output, vae, LATENT)
 
 
 def test_a_dynamic_graph_at_sizes_not_seen_at_export(dynamic):
@@ -327,21 +338,31 @@ def test_a_missing_package_names_the_extra(folder, tmp_path, monkeypatch, missin
     assert "pip install 'convert-vae[export]'" in sentence
 
 
-def test_exhausted_memory_is_told_from_other_errors(traced, folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory: you tried",
+        "[ONNXRuntimeError] : 1 : FAIL : Load model from o.onnx failed:std::bad_alloc",
+        "[ONNXRuntimeError] : 6 : BFCArena::AllocateRawInternal(size_t) Failed to allocate memory",
+    ],
+)
+@pytest.mark.parametrize("kind", [RuntimeError, UserError, RunError])
+def test_exhausted_memory_is_told_from_other_errors(
+    traced, folder, tmp_path, monkeypatch, words, kind
+):
     def fail(message):
         def reference(self, z):
-            raise RuntimeError(message)
+            raise kind(message)
 
         monkeypatch.setattr(WanDecoder, "reference", reference)
 
-    fail(
-        "[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory: you tried"
-    )
+    fail(words)
     with pytest.raises(MemoryError):
         export(str(folder), tmp_path / "o.onnx", latent=LATENT)
     fail("another")
-    with pytest.raises(RuntimeError, match="another"):
+    with pytest.raises(kind, match="another"):
         export(str(folder), tmp_path / "o.onnx", latent=LATENT)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.published

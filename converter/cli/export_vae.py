@@ -194,6 +194,8 @@ def main(
     elif video is not None or normalize:
         name = "--video" if video is not None else "--normalize"
         raise UserError(f"{name} is for --encoder; give both or neither.")
+    if out.suffix == ".json" and not stream:
+        raise UserError(f"{out} is named as a manifest: add --stream, or name a .onnx file.")
     exporter: Callable[..., ExportResult | StreamExportResult]
     if stream:
         exporter = partial(export_stream, chunk=chunk or 1)

@@ -91,6 +91,11 @@ def test_a_pickle(tmp_path):
     assert "would run code of the file: it is refused" in refused(tmp_path, tmp_path / "a.pth")
 
 
+def test_a_text_named_as_weights(tmp_path):
+    (tmp_path / "a.pth").write_text("hello")
+    assert "a.pth is no file of PyTorch weights" in refused(tmp_path, tmp_path / "a.pth")
+
+
 def test_exhausted_memory(tmp_path):
     limit = 2 << 30  # Of addresses. The weights alone need 3.5 GB.
     command = [sys.executable, "-m", "converter.cli.export_vae", "hunyuan-video-1.5"]

@@ -138,6 +138,16 @@ def test_a_chunk_without_a_stream(calls):
     assert calls == []
 
 
+def test_a_graph_that_is_named_as_a_manifest(calls):
+    run = invoke("wan2.1", "out.json")
+    assert (run.exit_code, run.stdout) == (2, "")
+    assert (
+        run.stderr
+        == "error: out.json is named as a manifest: add --stream, or name a .onnx file.\n"
+    )
+    assert calls == []
+
+
 def test_the_defaults(calls):
     assert invoke("some/folder", "out.onnx").exit_code == 0
     options = calls[0][2]

@@ -118,6 +118,12 @@ def test_a_truncated_file(vae, tmp_path, suffix):
     assert "truncated" in refusal(path)
 
 
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02.", bytes(range(256)) * 4])
+def test_a_file_that_is_no_pickle(tmp_path, content):
+    (tmp_path / "a.pth").write_bytes(content)
+    assert re.search("is no file of PyTorch weights|is refused", refusal(tmp_path / "a.pth"))
+
+
 @pytest.mark.parametrize("content", [[1, 2], {}, {"a": 1}])
 def test_a_file_of_other_things(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
