@@ -43,13 +43,17 @@ class Geometry:
 
     def rule(self) -> str:
         """The sizes of the video as a formula."""
+        return f"T' = {self.frame_rule()}, H' = H * {self.space}, W' = W * {self.space}"
+
+    def frame_rule(self) -> str:
+        """T' as a formula."""
         alone, every = f"(T - 1) * {self.time} + 1", f"T * {self.time}"
-        time = {
+        rules = {
             "first alone": alone,
             "first alone if odd": f"{alone} where T is odd, else {every}",
             "every": every,
         }
-        return f"T' = {time[self.frames]}, H' = H * {self.space}, W' = W * {self.space}"
+        return rules[self.frames]
 
     def video_shape(self, latent: Shape) -> Shape:
         """The shape a latent decodes to; raises ValueError naming the axis that does not fit."""

@@ -14,13 +14,17 @@ from models.source import FAMILIES, TINY_WAN, open_source
 
 @dataclass(frozen=True)
 class Entry:
-    """One preset: its family, latent channels, least H and W, size rule, forms, weights."""
+    """One preset: its family, latent channels, least H and W, sizes of the video, forms, weights.
+
+    `frames` is T' as a formula; H' and W' are H and W times `space`.
+    """
 
     preset: str
     family: str
     channels: int
     least: int
-    rule: str
+    frames: str
+    space: int
     stream: bool
     encoder: bool
     parameters: int
@@ -45,7 +49,8 @@ def _entry(preset: str, family: Family, decoder: Decoder) -> Entry:
         family=family.name,
         channels=decoder.geometry.channels,
         least=decoder.geometry.least,
-        rule=decoder.geometry.rule(),
+        frames=decoder.geometry.frame_rule(),
+        space=decoder.geometry.space,
         stream=type(decoder).stream is not Decoder.stream,
         encoder=family.upstream in ENCODERS,
         parameters=sum(w.numel() for w in decoder.clip(dynamic=False).parameters()),

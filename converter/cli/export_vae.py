@@ -50,15 +50,16 @@ def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     from models.catalog import entries
 
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("preset", "family", "latent", "video", "forms"):
+    table.add_column("preset", no_wrap=True)
+    for heading in ("family", "latent", "video's T", "its H, W", "forms"):
         table.add_column(heading)
     table.add_column("parameters", justify="right")
     for entry in entries():
         forms = ", ".join(["clip", *["stream"] * entry.stream, *["encoder"] * entry.encoder])
-        least = f", H and W >= {entry.least}" if entry.least > 1 else ""
+        least = f" with H and W >= {entry.least}" if entry.least > 1 else ""
         latent = f"Nx{entry.channels}xTxHxW{least}"
-        figures = (latent, entry.rule, forms, f"{entry.parameters:,}")
-        table.add_row(entry.preset, entry.family, *figures)
+        sizes = (latent, entry.frames, f"* {entry.space}")
+        table.add_row(entry.preset, entry.family, *sizes, forms, f"{entry.parameters:,}")
     console().print(table)
     context.exit()
 
@@ -72,7 +73,7 @@ def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     is_eager=True,
     expose_value=False,
     callback=_list,
-    help="Show the presets: families, latent channels, sizes, forms, parameters.",
+    help="Show the presets: family, shape of the latent, sizes of the video, forms, parameters.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Random weights of this seed.")
 @click.option(
@@ -173,7 +174,8 @@ def main(
     """Export a PyTorch video decoder, or encoder, as one ONNX graph.
 
     SOURCE is a diffusers VAE folder (config.json and safetensors), the pipeline folder around it,
-    or a preset (--list): the published configuration, with random weights (--seed).
+    one file of weights that fits a preset (.safetensors, .pth), or a preset (--list): the
+    published configuration, with random weights (--seed).
 
     The graph decodes a whole clip and does not grow with its length. It is run against the
     original decoder before it is written.

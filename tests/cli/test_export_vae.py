@@ -290,12 +290,13 @@ def test_list_shows_the_presets_without_a_source(monkeypatch):
     from models import catalog
 
     entry = catalog.Entry(
-        "tiny", "Tiny", 4, 2, "T' = T", stream=True, encoder=True, parameters=1234
+        "tiny", "Tiny", 4, 2, "T * 3", 16, stream=True, encoder=True, parameters=1234
     )
     monkeypatch.setattr(catalog, "entries", lambda: iter([entry]))
     result = CliRunner().invoke(export_vae.main, ["--list"])
     assert result.exit_code == 0
-    for text in ("tiny", "Tiny", "Nx4xTxHxW, H and W >= 2", "clip, stream, encoder", "1,234"):
+    shown = ("Nx4xTxHxW with H and W >= 2", "T * 3", "* 16", "clip, stream, encoder", "1,234")
+    for text in ("tiny", "Tiny", *shown):
         assert text in result.output
 
 

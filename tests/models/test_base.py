@@ -32,6 +32,20 @@ def test_a_latent_that_does_not_fit_is_named(latent, complaint):
         GEOMETRY.video_shape(latent)
 
 
+@pytest.mark.parametrize(
+    ("frames", "formula"),
+    [
+        ("first alone", "(T - 1) * 4 + 1"),
+        ("first alone if odd", "(T - 1) * 4 + 1 where T is odd, else T * 4"),
+        ("every", "T * 4"),
+    ],
+)
+def test_sizes_as_formulas(frames, formula):
+    geometry = Geometry(16, 3, time=4, space=8, frames=frames)
+    assert geometry.frame_rule() == formula
+    assert geometry.rule() == f"T' = {formula}, H' = H * 8, W' = W * 8"
+
+
 @pytest.mark.parametrize("frames", ["first alone", "first alone if odd", "every"])
 @pytest.mark.parametrize("time", [1, 2, 6])
 @pytest.mark.parametrize("t", [1, 2, 3, 4, 7])

@@ -11,14 +11,13 @@ def test_entries_say_what_a_preset_needs_and_makes(monkeypatch):
         family="Wan",
         channels=16,
         least=1,
-        rule="T' = (T - 1) * 4 + 1, H' = H * 8, W' = W * 8",
+        frames="(T - 1) * 4 + 1",
+        space=8,
         stream=True,
         encoder=True,
         parameters=73_295_603,
     )
-    assert cogvideox.rule == (
-        "T' = (T - 1) * 4 + 1 where T is odd, else T * 4, H' = H * 8, W' = W * 8"
-    )
+    assert cogvideox.frames == "(T - 1) * 4 + 1 where T is odd, else T * 4"
     assert cogvideox.stream
     assert cogvideox.parameters == 123_368_451
     assert (trained.preset, trained.family, trained.channels) == ("tiny-wan", "Wan", 16)
