@@ -12,11 +12,12 @@ import onnx
 from onnx import TensorProto
 
 from converter.compare.interface import TensorSpec, show_shape
+from converter.compare.open_size import OpenSize, parse
 from converter.errors import UserError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shapes = dict[str, tuple[int, ...]]
-Symbol = str | tuple[str, int]
+Symbol = str
 
 # Height differs from width where the graph allows it, so that swapping them is noticed.
 _HEIGHTS_AND_WIDTHS = ((8, 12), (8, 8), (16, 24), (16, 16), (32, 32))
@@ -40,8 +41,8 @@ def shape_ladder(
 ) -> Iterator[Shapes]:
     """Shapes to try, smallest first; a single one when nothing is left open.
 
-    Dimensions of one symbol get one size. Raises `UserError` when `given` names an unknown input
-    or contradicts what the graph states.
+    Dimensions of one symbol get one size, and `8*H` eight times that of `H`. Raises `UserError`
+    when `given` names an unknown input or contradicts what the graph states.
     """
     known = _check_given(inputs, given)
     tried: list[Shapes] = []
@@ -59,7 +60,7 @@ def shape_ladder(
 
 
 def make_feed(inputs: tuple[TensorSpec, ...], shapes: Shapes, seed: int) -> dict[str, Array]:
-    """Standard normal floats, integers 0 to 3, and fair booleans, the same for the same seed."""
+    """Standard normal floats, bytes, other integers 0 to 3, and fair booleans, all of the seed."""
     random = np.random.default_rng(seed)
     return {spec.name: _values(spec, shapes[spec.name], random) for spec in inputs}
 
@@ -92,14 +93,13 @@ def _check_given(
         if len(dims) != len(shape):
             raise UserError(f"{shown} has rank {len(shape)}, but the input is {specs[name]}.")
         for axis, (dim, size) in enumerate(zip(dims, shape, strict=True)):
-            expected = dim if isinstance(dim, int) else sizes.get(_symbol(name, axis, dim), size)
+            opened = None if isinstance(dim, int) else _open_size(name, axis, dim)
+            expected = dim if opened is None else _bound(opened, size, sizes) or dim
             if expected != size:
                 raise UserError(
                     f"{shown} has {size} on axis {axis}, but it must be {expected}: "
                     f"the input is {specs[name]}."
                 )
-            if not isinstance(dim, int):
-                sizes[_symbol(name, axis, dim)] = size
     for spec in inputs:
         if spec.dims is None and spec.name not in given:
             raise UserError(
@@ -109,9 +109,17 @@ def _check_given(
     return sizes
 
 
-def _symbol(name: str, axis: int, dim: str | None) -> Symbol:
+def _bound(opened: OpenSize, size: int, sizes: dict[Symbol, int]) -> int | None:
+    """What the size must be by its symbol, which `size` decides if nothing has yet; None if it
+    is no such multiple.
+    """
+    k = opened.solve(size)
+    return None if k is None else opened.size(sizes.setdefault(opened.symbol, k))
+
+
+def _open_size(name: str, axis: int, dim: str | None) -> OpenSize:
     """Dimensions that the graph calls by one name are one; a nameless one stands alone."""
-    return dim if dim is not None else (name, axis)
+    return OpenSize(f"axis {axis} of {name}") if dim is None else parse(dim)
 
 
 def _fill(spec: TensorSpec, rung: _Rung, sizes: dict[Symbol, int]) -> None:
@@ -120,7 +128,10 @@ def _fill(spec: TensorSpec, rung: _Rung, sizes: dict[Symbol, int]) -> None:
     roles = _roles(len(dims), rung)
     for axis, dim in enumerate(dims):
         if not isinstance(dim, int):
-            sizes.setdefault(_symbol(spec.name, axis, dim), roles[axis])
+            size = _open_size(spec.name, axis, dim)
+            # A multiple makes the input large; half of what is usual keeps two frames and rows.
+            usual = roles[axis] if size.plain else (roles[axis] + 1) // 2
+            sizes.setdefault(size.symbol, usual)
 
 
 def _roles(rank: int, rung: _Rung) -> list[int]:
@@ -150,8 +161,13 @@ def _resolve(
     if spec.name in given:
         return tuple(given[spec.name])
     dims = spec.dims or ()
+    opened = {
+        axis: _open_size(spec.name, axis, dim)
+        for axis, dim in enumerate(dims)
+        if not isinstance(dim, int)
+    }
     return tuple(
-        dim if isinstance(dim, int) else sizes[_symbol(spec.name, axis, dim)]
+        dim if isinstance(dim, int) else opened[axis].size(sizes[opened[axis].symbol])
         for axis, dim in enumerate(dims)
     )
 
@@ -162,6 +178,8 @@ def _values(spec: TensorSpec, shape: tuple[int, ...], random: np.random.Generato
     if spec.elem_type == TensorProto.BFLOAT16:  # older onnx calls it float32
         return random.standard_normal(shape, np.float32).astype(ml_dtypes.bfloat16)
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(spec.elem_type))
+    if dtype == np.uint8:  # pixels, which no index is
+        return random.integers(0, 256, shape, np.uint8)
     if dtype.kind in "iu":
         return random.integers(0, 4, shape).astype(dtype)
     if dtype == np.float64:

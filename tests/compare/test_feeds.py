@@ -57,6 +57,21 @@ def test_one_symbol_has_one_size():
         assert shapes["t"] == (frames, height)
 
 
+def test_multiples_of_a_symbol_fit_it():
+    encoder = spec(1, 3, "4*T - 3", "8*H", "8*W")
+    assert ladder(encoder)[0] == {"x": (1, 3, 5, 32, 48)}
+    for shapes in ladder(encoder):
+        _, _, frames, height, width = shapes["x"]
+        assert (frames % 4, height % 8, width % 8) == (1, 0, 0)
+    cache = spec(1, 2, 2, "2*H", "2*W", name="cache")
+    assert ladder(spec(1, 4, 1, "H", "W"), cache)[0] == {
+        "x": (1, 4, 1, 8, 12),
+        "cache": (1, 2, 2, 16, 24),
+    }
+    given = ladder(spec(1, 4, 1, "H", "W"), cache, given={"cache": (1, 2, 2, 6, 10)})[0]
+    assert given["x"] == (1, 4, 1, 3, 5)
+
+
 def test_nameless_dimensions_are_apart():
     shapes = ladder(spec(1, 2, 3, None, None))[0]
     assert shapes["x"][3:] == (8, 12)
@@ -87,16 +102,21 @@ def test_a_given_shape_replaces_an_unknown_rank():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"z": (1,)}, "--shape names 'z', but the graph's inputs are: x, t"),
+        ({"z": (1,)}, "--shape names 'z', but the graph's inputs are: x, t, y"),
         ({"x": (1, 2)}, "--shape x=1x2 has rank 2, but the input is x float 1x2xT"),
         ({"x": (1, 3, 4)}, "has 3 on axis 1, but it must be 2: the input is x float 1x2xT"),
         ({"x": (1, 2, 4), "t": (5,)}, "--shape t=5 has 5 on axis 0, but it must be 4"),
         ({"x": (1, 2, 0)}, "--shape x=1x2x0: every size must be at least 1"),
+        ({"x": (1, 2, 4), "y": (5,)}, "--shape y=5 has 5 on axis 0, but it must be 2*T: the input"),
+        (
+            {"x": (1, 2, 4), "y": (6,)},
+            "--shape y=6 has 6 on axis 0, but it must be 8: the input is",
+        ),
     ],
 )
 def test_wrong_given_shapes_are_one_sentence(given, words):
     with pytest.raises(UserError) as caught:
-        ladder(spec(1, 2, "T"), spec("T", name="t"), given=given)
+        ladder(spec(1, 2, "T"), spec("T", name="t"), spec("2*T", name="y"), given=given)
     assert words in str(caught.value)
 
 
@@ -127,9 +147,15 @@ def test_floats_are_standard_normal(elem_type, dtype):
     assert abs(exact.std() - 1) < 0.06
 
 
-@pytest.mark.parametrize("elem_type", [TensorProto.INT64, TensorProto.INT32, TensorProto.UINT8])
+@pytest.mark.parametrize("elem_type", [TensorProto.INT64, TensorProto.INT32])
 def test_integers_are_small_and_not_negative(elem_type):
     assert set(feed_of(elem_type).tolist()) == {0, 1, 2, 3}
+
+
+def test_bytes_are_all_bytes():
+    values = feed_of(TensorProto.UINT8, shape=(8000,))
+    assert values.dtype == np.uint8
+    assert len(set(values.tolist())) == 256
 
 
 def test_booleans_are_both():
