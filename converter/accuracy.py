@@ -39,8 +39,8 @@ def layer_error(conv: Conv3D, strategy: str) -> float:
     errors = RELATIVE_ERROR["float16" if half else "float32"]
     if strategy not in WINOGRADS:
         return errors[DIRECT]
-    if strategy == winograd2d.NAME:  # The rows' tiles lose what they lose on top of that.
-        return layer_error(conv, winograd.NAME) * errors[winograd2d.ROWS] / errors[DIRECT]
+    if strategy == winograd2d.NAME:
+        return layer_error(conv, winograd.NAME) * winograd2d.LOSS
     tiles = tiling(strategy, conv)
     return math.sqrt(sum(m * errors[m] ** 2 for m in tiles) / sum(tiles))
 

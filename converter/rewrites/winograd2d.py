@@ -24,6 +24,9 @@ NAME = "winograd2d"
 ROWS = 4
 """Output rows of a tile. The sums of larger ones lose more than their products save."""
 
+LOSS = 1.9
+"""Its relative error by that of `winograd`: 1.82 to 1.94 over five layers, against float64."""
+
 TAPS = winograd.TAPS
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from converter.rewrites.winograd2d import row_matrix
+from converter.rewrites.winograd2d import LOSS, row_matrix
 from tests import graphs
 from tests.judge import assert_converted, assert_no_shape_arithmetic
 from tests.oracle import conv as convolve
@@ -106,6 +106,33 @@ def test_the_file_holds_what_winograd_stores(tmp_path: Path) -> None:
         target.unlink()
     np.testing.assert_array_equal(*stored)
     assert [values.size for values in stored[0]] == [weight.size]
+
+
+@pytest.mark.parametrize("frames", [2, 4, 8])
+def test_it_loses_as_much_again_as_winograd(frames: int, tmp_path: Path) -> None:
+    """What the budget of accuracy counts with, within a fifth; sums differ by processor."""
+    pads = (0, 1, 1, 0, 1, 1)
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((1, 64, frames + 2, 12, 12)).astype(np.float32)
+    weight = rng.standard_normal((32, 64, 3, 3, 3)).astype(np.float32)
+    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], name="conv", pads=pads)
+    described = [
+        onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, x.shape),
+        onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, (1, 32, frames, 12, 12)),
+    ]
+    held = [onnx.numpy_helper.from_array(weight, "w")]
+    graph = onnx.helper.make_graph([node], "layer", described[:1], described[1:], held)
+    opset = [onnx.helper.make_opsetid("", 18)]
+    proto = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
+    expected = convolve(x, weight, None, pads=pads, group=1)
+    errors = []
+    for strategy in ("winograd", "winograd2d"):
+        _, target = converted(proto, tmp_path, strategy)
+        session = ort.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+        (y,) = session.run(None, {"x": x})
+        errors.append(np.linalg.norm(y - expected))
+        target.unlink()
+    assert errors[1] / errors[0] == pytest.approx(LOSS, rel=0.2)
 
 
 def test_rows_of_zeros_are_left_out_of_the_matrix() -> None:
