@@ -79,7 +79,7 @@ def check(
             `ROUNDINGS` times upstream's own rounding error if that is more.
 
     Raises:
-        UserError: the shapes of what is made differ.
+        UserError: the shapes of what is made differ, or upstream makes no numbers.
     """
     import torch
 
@@ -89,6 +89,12 @@ def check(
     for example in examples:
         with torch.inference_mode():
             reference = opened.coder.reference(example).numpy()
+        if not np.isfinite(reference).all():
+            raise UserError(
+                "upstream itself makes NaN or infinity of a random input, so there is nothing to "
+                "compare with: its weights hold such values, or are too large. Look at the "
+                "weights, or give --no-check."
+            )
         made = run(example.numpy())
         if made.dtype == np.uint8:
             made = made.transpose(0, 4, 1, 2, 3)

@@ -2,8 +2,7 @@
 
     python -m scripts.families_table --dynamic              # small ones, for any T, H, W
     python -m scripts.families_table --dynamic Mochi        # only those named
-    python -m scripts.families_table --published cosmos     # presets, latents of 2x2
-    python -m scripts.families_table --published wan2.1 --frames 3 9 21
+    python -m scripts.families_table --published cosmos     # presets, on latents of 2x2
 
 Errors are largest absolute ones in fp32 on the CPU: of the exported graph against upstream's
 `decode`, and of the converted graph against the exported one. Weights are random. Every row has a
@@ -41,6 +40,9 @@ HEADER = (
     "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
 )
 
+FRAMES = 3
+"""T of the latents."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -66,7 +68,6 @@ def main() -> None:
     parser.add_argument("name", nargs="*", help="only these families, or presets")
     parser.add_argument("--published", action="store_true", help="published configurations")
     parser.add_argument("--dynamic", action="store_true", help="export for any T, H, W")
-    parser.add_argument("--frames", type=int, nargs="+", default=[3], help="T of the latents")
     arguments = parser.parse_args()
     names = [job.name for job in jobs_of(published=arguments.published)]
     unknown = [name for name in arguments.name if name not in names]
@@ -75,20 +76,19 @@ def main() -> None:
     print(HEADER, flush=True)
     spawned = multiprocessing.get_context("spawn")
     for name in arguments.name or names:
-        for frames in arguments.frames:
-            with ProcessPoolExecutor(1, mp_context=spawned) as process:
-                choice = (name, arguments.published, arguments.dynamic, frames)
-                print(process.submit(_row, *choice).result(), flush=True)
+        with ProcessPoolExecutor(1, mp_context=spawned) as process:
+            row = process.submit(_row, name, arguments.published, arguments.dynamic)
+            print(row.result(), flush=True)
 
 
-def _row(name: str, published: bool, dynamic: bool, frames: int) -> str:
+def _row(name: str, published: bool, dynamic: bool) -> str:
     job = next(job for job in jobs_of(published=published) if job.name == name)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         config = dict(job.config) | {"_class_name": job.family.upstream.__name__}
         (folder / "config.json").write_text(json.dumps(config))
         exported, converted = folder / "exported.onnx", folder / "converted.onnx"
-        latent = (1, _channels(job), frames, job.size, job.size)
+        latent = (1, _channels(job), FRAMES, job.size, job.size)
         start = time.perf_counter()
         before = export(str(folder), exported, seed=0, latent=latent, dynamic=dynamic)
         middle = time.perf_counter()
@@ -99,7 +99,7 @@ def _row(name: str, published: bool, dynamic: bool, frames: int) -> str:
     assert after.after is not None
     peak = memory.peak_bytes()
     cells = [
-        name if frames == 3 else f"{name}, T = {frames}",
+        name,
         f"{before.graph.parameters:,}",
         str(before.graph.conv3d),
         str(after.conv3d_left),

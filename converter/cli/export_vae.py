@@ -53,7 +53,7 @@ def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     table.add_column("preset", no_wrap=True)
     for heading in ("family", "latent", "video's T", "its H, W", "forms"):
         table.add_column(heading)
-    table.add_column("parameters", justify="right")
+    table.add_column("parameters", justify="right", no_wrap=True)
     for entry in entries():
         forms = ", ".join(["clip", *["stream"] * entry.stream, *["encoder"] * entry.encoder])
         least = f" with H and W >= {entry.least}" if entry.least > 1 else ""
