@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import AutoencoderKLLTXVideo
 from safetensors.torch import save_file
 
 from converter.errors import UserError
+from models.ltx_video import LTX_VIDEO
 from models.source import open_source
 from models.wan import WAN
 from tests.small_decoders import decode, latent, wan
@@ -48,6 +50,35 @@ def original_name(name):
     return name
 
 
+LTX_CHANNELS = {"latent_channels": 4, "block_out_channels": [4, 8, 16, 16]}
+LTX_CONFIG = LTX_VIDEO.presets["ltx-video"] | LTX_CHANNELS
+LTX_CONFIG |= {"decoder_block_out_channels": LTX_CHANNELS["block_out_channels"]}
+LTX_BLOCKS = {
+    "encoder.down_blocks": "0 0.downsamplers.0 0.conv_out 1 1.downsamplers.0 1.conv_out "
+    "2 2.downsamplers.0 3",
+    "decoder.up_blocks": "- 0 1.upsamplers.0 1 2.conv_in 2.upsamplers.0 2 3.conv_in "
+    "3.upsamplers.0 3",
+}
+"""The blocks of diffusers in the order in which LTX-Video's authors count theirs."""
+
+
+def original_ltx_name(name):
+    """As in the authors' file, which holds the video transformer, too."""
+    for blocks, order in LTX_BLOCKS.items():
+        found = {part: number for number, part in enumerate(order.split())}
+        match = re.fullmatch(
+            blocks + r"\.(\d(?:\.(?:(?:down|up)samplers\.0|conv_in|conv_out))?)(.*)", name
+        )
+        if match and match[1] in found:
+            name = f"{blocks}.{found[match[1]]}{match[2]}"
+    name = name.replace("encoder.mid_block", "encoder.down_blocks.9")
+    name = name.replace("decoder.mid_block", "decoder.up_blocks.0")
+    name = name.replace("conv_shortcut.conv", "conv_shortcut").replace("resnets", "res_blocks")
+    name = name.replace("norm3.", "norm3.norm.")
+    statistics = {"latents_mean": "mean-of-means", "latents_std": "std-of-means"}
+    return f"vae.per_channel_statistics.{statistics[name]}" if name in statistics else f"vae.{name}"
+
+
 @pytest.fixture(autouse=True)
 def small_preset(monkeypatch):
     monkeypatch.setattr("models.source.FAMILIES", (replace(WAN, presets={"small": CONFIG}),))
@@ -77,6 +108,21 @@ def test_a_file_that_fits_a_preset(vae, tmp_path, suffix, original):
         torch.testing.assert_close(opened.decoder.reference(z), decode(vae, z), rtol=0, atol=0)
     assert opened.seed is None
     assert "leave out --seed" in refusal(path, seed=1)
+
+
+def test_the_autoencoder_in_the_file_of_ltx_video(tmp_path, monkeypatch):
+    small = replace(LTX_VIDEO, presets={"small": LTX_CONFIG})
+    monkeypatch.setattr("models.source.FAMILIES", (replace(WAN, presets={"other": CONFIG}), small))
+    vae = AutoencoderKLLTXVideo(**LTX_CONFIG).eval()
+    tensors = {original_ltx_name(n): w.contiguous() for n, w in vae.state_dict().items()}
+    assert "vae.decoder.up_blocks.5.conv.conv.weight" in tensors
+    tensors["model.diffusion_model.proj_out.weight"] = torch.zeros(4)
+    save_file(tensors, tmp_path / "ltx-video.safetensors")
+    opened = open_source(str(tmp_path / "ltx-video.safetensors"), None)
+    assert opened.family.name == "LTX-Video"
+    loaded = opened.vae.state_dict()
+    assert loaded.keys() == vae.state_dict().keys()
+    assert all(torch.equal(loaded[n], w) for n, w in vae.state_dict().items())
 
 
 def test_half_precision_weights_below_a_key(vae, tmp_path):
