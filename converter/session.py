@@ -6,7 +6,7 @@ import ctypes
 import io
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -18,7 +18,7 @@ from onnx import TensorProto
 from converter.assignment import Assignment, record
 from converter.cancellation import CancelledRunError, ended_when_cancelled
 from converter.errors import UserError
-from converter.heap import return_freed_memory
+from converter.heap import freed_at_once, return_freed_memory
 from converter.strictness import more_than_shapes
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -223,7 +223,9 @@ def inference_session(
     model: str | bytes, provider_id: str, settings: SessionSettings = PLAIN
 ) -> Any:
     """A raw session that asks for the provider; onnxruntime may still place it on the CPU."""
-    session = _make(_options(settings, provider_id), model, provider_id, settings.provider_options)
+    with freed_at_once() if settings.arena else nullcontext():
+        options = _options(settings, provider_id)
+        session = _make(options, model, provider_id, settings.provider_options)
     return_freed_memory()
     return session
 
@@ -247,6 +249,9 @@ def _options(settings: SessionSettings, provider_id: str) -> Any:
     options.enable_cpu_mem_arena = settings.arena
     # A pattern is one block for all tensors of a run, held beside what the first run allocated.
     options.enable_mem_pattern = settings.arena and provider_id != CPU_ID
+    # Tensors of one size would share a block that is kept from the first of them to the last. The
+    # arena does better; without one, every block of its own is a page fault for each page.
+    options.enable_mem_reuse = not settings.arena or provider_id != CPU_ID
     options.log_severity_level = 3
     # A spinning pool starves any other pool of the process, such as PyTorch's.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

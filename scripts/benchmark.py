@@ -16,6 +16,7 @@ import json
 import re
 import shlex
 import sys
+import time
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -32,13 +33,18 @@ from converter.bench.rounds import Rules
 from converter.bench.tables import LEGEND, machine_line, markdown
 from converter.bench.worker import Contestant
 from converter.cli.common import exit_codes
+from converter.compare.running import Runner
+from converter.errors import UserError
 from converter.export import export
 from converter.output_files import write_text
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 PROVIDER = "cpu"
 PATIENCE = 240.0
 """Seconds that a competitor gets to load or to compile; torch.compile takes the longest."""
+
+ROW_SECONDS = 45.0
+"""A row whose rounds have taken so long runs no more of them; the table says so."""
 
 ORIGINAL = "original, Conv3D"
 COMPILED = "torch.compile fp32"
@@ -102,6 +108,18 @@ CASES = (
 
 
 @dataclass(frozen=True)
+class Unmade:
+    """A row whose graph could not be made: the table says why."""
+
+    label: str
+    reason: str
+
+    def load(self) -> Runner:
+        """See `converter.bench.worker.Contestant`."""
+        raise UserError(self.reason)
+
+
+@dataclass(frozen=True)
 class Setup:
     """What is measured, and where files go."""
 
@@ -134,8 +152,9 @@ class Setup:
         return self.folder / f"{self.case.name}-{size}-{re.sub('[^a-z0-9]+', '-', row)}.onnx"
 
     def tell(self, what: str) -> None:
-        """Say on stderr what is going on."""
-        print(f"{self.case.name}: {what}", file=sys.stderr, flush=True)
+        """Say on stderr what is going on, and when it began."""
+        now = time.strftime("%H:%M:%S")
+        print(f"{now} {self.case.name}: {what}", file=sys.stderr, flush=True)
 
 
 @click.command()
@@ -218,7 +237,7 @@ def _measure(setup: Setup) -> BenchResult:
         _export(setup.case, original)
     contestants: list[Contestant] = [OnnxGraph(ORIGINAL, original, PROVIDER, setup.threads)]
     contestants += [_contestant(setup, original, row) for row in setup.rows]
-    rules = Rules(setup.rounds, limit=PATIENCE, keep_going=True)
+    rules = Rules(setup.rounds, limit=PATIENCE, keep_going=True, row_seconds=ROW_SECONDS)
     request = Request(rules, {}, SEED, PROVIDER, threads=setup.threads)
     return bench(
         original,
@@ -239,7 +258,10 @@ def _contestant(setup: Setup, original: Path, row: str) -> Contestant:
         return Compiled(row, case.source, case.steady, threads)
     setup.tell(f"converting, {row}")
     path = setup.graph(row)
-    _convert(original, path, STRATEGIES[row], setup.folder / "tuning.json")
+    try:
+        _convert(original, path, STRATEGIES[row], setup.folder / "tuning.json")
+    except (UserError, OSError) as error:
+        return Unmade(row, str(error))
     return OnnxGraph(row, path, PROVIDER, threads)
 
 

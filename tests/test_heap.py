@@ -3,15 +3,43 @@ import platform
 
 import pytest
 
-from converter.heap import return_freed_memory
+from converter.heap import freed_at_once, return_freed_memory
 from converter.memory import resident_bytes
 
 BLOCKS, SIZE = 4096, 16384
 
 
-@pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc", reason="another C library has no malloc_trim"
+glibc = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="another C library has no such functions"
 )
+
+
+def kept_of_a_freed_block(size: int) -> int:
+    """Resident bytes that stay when a block is freed that lies below one still in use."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    return_freed_memory()
+    before = resident_bytes()
+    block, above = libc.malloc(size), libc.malloc(size)
+    ctypes.memset(block, 1, size)
+    libc.free(ctypes.c_void_p(block))
+    kept = resident_bytes() - before
+    libc.free(ctypes.c_void_p(above))
+    return kept
+
+
+@glibc
+def test_large_blocks_are_freed_at_once_within_and_kept_outside():
+    size = 2**24
+    with freed_at_once():
+        assert kept_of_a_freed_block(size) < size / 4
+    assert kept_of_a_freed_block(size) > size / 2
+    with pytest.raises(KeyError), freed_at_once():
+        raise KeyError
+    assert kept_of_a_freed_block(size) > size / 2
+
+
+@glibc
 def test_freed_memory_below_a_block_still_in_use_goes_back():
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
@@ -31,3 +59,5 @@ def test_elsewhere_nothing_happens(monkeypatch):
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr(ctypes, "CDLL", None)
     return_freed_memory()
+    with freed_at_once():
+        pass

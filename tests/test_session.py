@@ -46,7 +46,10 @@ def test_on_the_cpu_no_more_is_held_than_needed(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "return_freed_memory", lambda: asked.append(True))
     options = make(conv3d(), tmp_path)._session.get_session_options()
     assert (options.enable_cpu_mem_arena, options.enable_mem_pattern) == (True, False)
+    assert not options.enable_mem_reuse
     assert asked == [True]
+    without = module._options(SessionSettings(arena=False), CPU_ID)
+    assert (without.enable_cpu_mem_arena, without.enable_mem_reuse) == (False, True)
 
 
 def test_takes_a_serialized_model():

@@ -87,6 +87,12 @@ def bench(
         for lane in (*measured.lanes, measured.gemm)
         if lane.failure
     ]
+    done = max(len(lane.samples) for lane in measured.lanes)
+    notes += [
+        f"{lane.label}: {len(lane.samples)} of {done} rounds, which took {sum(lane.wall):.0f} s"
+        for lane in measured.lanes
+        if not lane.failure and request.rules.enough(lane.wall) and len(lane.samples) < done
+    ]
     if reason:
         notes.append(f"GFLOP/s are not given: {reason}")
     return BenchResult(

@@ -32,11 +32,18 @@ class Rules:
         limit: Seconds that a contestant may take to load, and to run first; None sets no limit.
         keep_going: Whether a contestant that fails, other than the first, is reported rather than
             ending the measurement.
+        row_seconds: A contestant other than the first whose counted runs have taken so long in all
+            runs no more; each gets one. None sets no limit.
     """
 
     rounds: int
     limit: float | None = None
     keep_going: bool = False
+    row_seconds: float | None = None
+
+    def enough(self, wall: Sequence[float]) -> bool:
+        """Whether runs of these seconds are all that a contestant gets."""
+        return self.row_seconds is not None and sum(wall) >= self.row_seconds
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,8 @@ def run_rounds(
                 for entrant in entrants:
                     steps.next(f"round {number + 1} of {rules.rounds}: {entrant.lane.label}")
                     with entrant.tolerating(rules.keep_going and entrant is not first):
-                        entrant.run()
+                        if entrant is first or not rules.enough(entrant.lane.wall):
+                            entrant.run()
         except KeyboardInterrupt:
             if not first.lane.samples:
                 raise

@@ -20,8 +20,9 @@ LEGEND = (
     "Medians, with quartiles in brackets. wall: by the clock; CPU: summed over threads; faster and "
     "less CPU: against the first row, round by round; GFLOP/s: the first row's direct arithmetic "
     "per second by the clock, so that saved products count; of GEMM: of what a float32 matrix "
-    "product reached in the same rounds, by the clock and by CPU time; load and run peak: resident "
-    "memory of the row's own process; max abs error: against the first row on the same feed."
+    "product reached in the same rounds, by the clock and by CPU time; load and run peak: the "
+    "largest resident memory of the row's own process until it is ready, and after that; max abs "
+    "error: against the first row on the same feed."
 )
 UNKNOWN = "-"
 
@@ -69,7 +70,8 @@ def conditions(result: BenchResult) -> str:
     if len(result.feed_shapes) > len(shown):
         feed += f" and {len(result.feed_shapes) - len(shown)} more inputs"
     parts = [f"feed {feed}, seed {result.seed}" if feed else f"no inputs, seed {result.seed}"]
-    done = min(len(lane.samples) for lane in result.lanes if not lane.failure)
+    counts = [len(lane.samples) for lane in result.lanes if not lane.failure]
+    done = min(counts) if result.interrupted else counts[0]
     parts.append(f"rounds: {done}" + (f" of {result.rounds}" if done < result.rounds else ""))
     parts.append(f"threads: {result.threads or 'as the runtime chooses'}")
     if result.operations is not None:

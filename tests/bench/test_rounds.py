@@ -142,3 +142,12 @@ def test_a_failure_ends_it_unless_told_to_go_on(race):
 def test_the_first_may_not_fail(race):
     with pytest.raises(UserError, match="a: nothing to divide by"):
         race.run(race.scale("a", fails_at_run=2), keep_going=True)
+
+
+def test_a_row_that_took_its_time_runs_no_more(race):
+    """Each run takes 1 s: the first contestant runs all rounds, the others stop after 2 s."""
+    measured = race.run(race.scale("a"), race.scale("b"), rounds=5, row_seconds=2.0)
+    assert [len(lane.samples) for lane in measured.lanes] == [5, 2]
+    assert len(measured.gemm.samples) == 2
+    at_least_one = race.run(race.scale("a"), race.scale("b"), rounds=5, row_seconds=0.1)
+    assert [len(lane.samples) for lane in at_least_one.lanes] == [5, 1]
