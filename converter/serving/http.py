@@ -121,7 +121,7 @@ class _Handlers:
         return page()
 
     async def openapi(self, request: Request) -> Response:
-        return JSONResponse(document())
+        return JSONResponse(document(self._server))
 
     async def _body(self, request: Request) -> memoryview:
         headers = request.headers

@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
-from converter.version import VERSION
+from converter.serving.datatypes import ONLY_BINARY
+from converter.serving.errors import RequestError
+from converter.serving.http_decode import KINDS, MAX_FPS, NPY, decoder_ends
+from converter.serving.http_tensors import HEADER_LENGTH
+from converter.serving.model import OPEN, VERSION, ServedModel, TensorMetadata
+from converter.serving.server import Server
+from converter.version import VERSION as PROGRAM_VERSION
 
-_NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-_VERSION = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
-_PARAMETERS = {"type": "object"}
-_TENSOR = {
-    "type": "object",
-    "required": ["name", "shape", "datatype"],
-    "properties": {
-        "name": {"type": "string"},
-        "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}},
-        "datatype": {"type": "string"},
-        "parameters": _PARAMETERS,
-        "data": {"type": "array"},
-    },
-}
-_REQUEST = {
-    "type": "object",
-    "required": ["inputs"],
-    "properties": {
-        "id": {"type": "string"},
-        "parameters": _PARAMETERS,
-        "inputs": {"type": "array", "items": _TENSOR},
-        "outputs": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["name"],
-                "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
-            },
-        },
-    },
-}
+_STRING = {"type": "string"}
+_BINARY = {"type": "string", "format": "binary"}
+_SIZE = {"type": "integer", "minimum": 1}
 _ERROR = {
     "description": "Refused; `error` says why.",
     "content": {
@@ -51,79 +31,179 @@ _ERROR = {
 }
 
 
-def document() -> dict[str, Any]:
-    """The document, OpenAPI 3.1."""
+def document(server: Server) -> dict[str, Any]:
+    """The document, OpenAPI 3.1, of these models."""
+    name = {"name": "name", "in": "path", "required": True, "schema": {"enum": [*server.models]}}
+    version = {"name": "version", "in": "path", "required": True, "schema": {"enum": [VERSION]}}
+    metadata = {"type": "object", "required": ["name", "versions", "inputs", "outputs"]}
     paths: dict[str, Any] = {
-        "/v2": _get("Server metadata"),
-        "/v2/health/live": _get("Is the process alive", None),
-        "/v2/health/ready": _get("Does it take requests", None),
-        "/v2/models/stats": _get("Statistics of all models"),
-        "/metrics": _get("Prometheus metrics", "text/plain"),
+        "/v2": _get("Server metadata", {"type": "object", "required": ["name", "version"]}),
+        "/v2/health/live": _get("Is the process alive"),
+        "/v2/health/ready": _get("Does it take requests"),
+        "/v2/models/stats": _get("Statistics of all models", {"type": "object"}),
+        "/metrics": {"get": {"summary": "Prometheus metrics", "responses": _done("text/plain")}},
         "/v2/repository/index": {"post": _index()},
     }
     for path, place in (
-        ("/v2/models/{name}", [_NAME]),
-        ("/v2/models/{name}/versions/{version}", [_NAME, _VERSION]),
+        ("/v2/models/{name}", [name]),
+        ("/v2/models/{name}/versions/{version}", [name, version]),
     ):
-        paths[path] = {"parameters": place, **_get("Model metadata")}
-        paths[f"{path}/ready"] = {"parameters": place, **_get("Is the model ready", None)}
-        paths[f"{path}/config"] = {"parameters": place, **_get("Model configuration")}
-        paths[f"{path}/stats"] = {"parameters": place, **_get("Model statistics")}
-        paths[f"{path}/infer"] = {"parameters": place, "post": _infer()}
-        paths[f"{path}/decode"] = {"parameters": place, "post": _decode()}
+        paths[path] = {"parameters": place, **_get("Model metadata", metadata)}
+        paths[f"{path}/ready"] = {"parameters": place, **_get("Is the model ready")}
+        paths[f"{path}/config"] = {
+            "parameters": place,
+            **_get("Model configuration", {"type": "object"}),
+        }
+        paths[f"{path}/stats"] = {
+            "parameters": place,
+            **_get("Model statistics", {"type": "object", "required": ["model_stats"]}),
+        }
+    for model in server.models.values():
+        base = f"/v2/models/{quote(model.name, safe='')}"
+        for path in (base, f"{base}/versions/{VERSION}"):
+            paths[f"{path}/infer"] = {"post": _infer(model)}
+            if _decodes(model):
+                paths[f"{path}/decode"] = {"post": _decode(model)}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "convert-vae: Open Inference Protocol V2", "version": VERSION},
+        "info": {"title": "convert-vae: Open Inference Protocol V2", "version": PROGRAM_VERSION},
         "paths": paths,
     }
 
 
-def _responses(*kinds: str) -> dict[str, Any]:
+def _done(*kinds: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
     done: dict[str, Any] = {"description": "Done."}
     if kinds:
-        done["content"] = {kind: {} for kind in kinds}
+        done["content"] = {
+            kind: {"schema": schema} if schema and kind == "application/json" else {}
+            for kind in kinds
+        }
     return {"200": done, "default": _ERROR}
 
 
-def _get(summary: str, kind: str | None = "application/json") -> dict[str, Any]:
-    return {"get": {"summary": summary, "responses": _responses(*([kind] if kind else []))}}
+def _get(summary: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
+    kinds = ["application/json"] if schema else []
+    return {"get": {"summary": summary, "responses": _done(*kinds, schema=schema)}}
 
 
 def _index() -> dict[str, Any]:
-    schema = {"type": "object", "properties": {"ready": {"type": "boolean"}}}
+    asked = {"type": "object", "properties": {"ready": {"type": "boolean"}}}
+    given = {"type": "array", "items": {"type": "object", "required": ["name", "state"]}}
     return {
         "summary": "Models and their states",
-        "requestBody": {"content": {"application/json": {"schema": schema}}},
-        "responses": _responses("application/json"),
+        "requestBody": {"content": {"application/json": {"schema": asked}}},
+        "responses": _done("application/json", schema=given),
     }
 
 
-def _infer() -> dict[str, Any]:
+def _infer(model: ServedModel) -> dict[str, Any]:
+    kinds = ("application/json", "application/octet-stream")
     return {
-        "summary": "Run a model",
+        "summary": f"Run {model.name}",
         "parameters": [
             {
-                "name": "Inference-Header-Content-Length",
+                "name": HEADER_LENGTH,
                 "in": "header",
-                "description": "Bytes of JSON before the binary tensors.",
-                "schema": {"type": "integer"},
+                "description": "Bytes of JSON before the binary tensors; without it all is JSON.",
+                "schema": {"type": "integer", "minimum": 0},
             }
         ],
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": _REQUEST}, "application/octet-stream": {}},
+            "content": {
+                "application/json": {"schema": _request(model)},
+                "application/octet-stream": {"schema": _BINARY},
+            },
         },
-        "responses": _responses("application/json", "application/octet-stream"),
+        "responses": _done(*kinds, schema=_response(model)),
     }
 
 
-def _decode() -> dict[str, Any]:
+def _request(model: ServedModel) -> dict[str, Any]:
+    outputs = {
+        "type": "object",
+        "required": ["name"],
+        "properties": {"name": _names(model.outputs)},
+    }
+    parameters = {"type": "object", "properties": {"binary_data_output": {"type": "boolean"}}}
     return {
-        "summary": "Decode a latent in a .npy file",
+        "type": "object",
+        "required": ["inputs"],
+        "properties": {
+            "id": _STRING,
+            "parameters": parameters,
+            "inputs": _each(model.inputs, "As many values as the shape has, in any nesting."),
+            "outputs": {"type": "array", "items": outputs},
+        },
+    }
+
+
+def _response(model: ServedModel) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["model_name", "model_version", "outputs"],
+        "properties": {
+            "model_name": {"const": model.name},
+            "model_version": {"const": VERSION},
+            "id": _STRING,
+            "outputs": {**_each(model.outputs, "The values, flat."), "minItems": 1},
+        },
+    }
+
+
+def _each(tensors: Sequence[TensorMetadata], data: str) -> dict[str, Any]:
+    """Each of the tensors, in any order."""
+    kinds = [_tensor(tensor, data) for tensor in tensors]
+    items = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+    return {"type": "array", "items": items, "minItems": len(kinds), "maxItems": len(kinds)}
+
+
+def _tensor(tensor: TensorMetadata, data: str) -> dict[str, Any]:
+    sizes = [_SIZE if size == OPEN else {"const": size} for size in tensor.shape]
+    shape = {"type": "array", "minItems": len(sizes), "maxItems": len(sizes)}
+    size = {"type": "integer", "description": "Bytes, behind the JSON.", "minimum": 0}
+    properties: dict[str, Any] = {
+        "name": {"const": tensor.name},
+        "datatype": {"const": tensor.datatype},
+        "shape": {**shape, "prefixItems": sizes} if sizes else shape,
+        "parameters": {"type": "object", "properties": {"binary_data_size": size}},
+    }
+    if tensor.datatype not in ONLY_BINARY:
+        kind = {"B": "boolean", "F": "number"}.get(tensor.datatype[0], "integer")
+        nested = {"type": ["array", kind]}
+        properties["data"] = {"type": "array", "description": data, "items": nested}
+    return {
+        "type": "object",
+        "required": ["name", "datatype", "shape"],
+        "properties": properties,
+    }
+
+
+def _names(tensors: Sequence[TensorMetadata]) -> dict[str, Any]:
+    return {"enum": [tensor.name for tensor in tensors]}
+
+
+def _decodes(model: ServedModel) -> bool:
+    try:
+        decoder_ends(model)
+    except RequestError:
+        return False
+    return True
+
+
+def _decode(model: ServedModel) -> dict[str, Any]:
+    latent, _ = decoder_ends(model)
+    fps = {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_FPS}
+    return {
+        "summary": f"Decode a latent in a .npy file by {model.name}",
         "parameters": [
-            {"name": "fps", "in": "query", "schema": {"type": "number", "maximum": 1000}},
+            {"name": "fps", "in": "query", "schema": fps},
             {"name": "frame", "in": "query", "schema": {"type": "integer", "minimum": 0}},
         ],
-        "requestBody": {"required": True, "content": {"application/x-npy": {}}},
-        "responses": _responses("video/mp4", "image/png", "application/x-npy"),
+        "requestBody": {
+            "required": True,
+            "description": f"{latent.datatype} of shape {list(latent.shape)}; -1 is any size.",
+            "content": {NPY: {"schema": _BINARY}},
+        },
+        "responses": _done(*KINDS),
     }
