@@ -12,7 +12,7 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,9 @@ ADDRESS = "RAY_ADDRESS"
 """Ray's variable that names a running cluster."""
 
 LOOPBACK = "127.0.0.1"
+
+ON_HOST = ("cpu", "openvino")
+"""Execution providers that need no GPU."""
 
 LONGEST_PLACE = 28
 """Characters of the folder of temporary files: Ray adds 79."""
@@ -54,7 +57,9 @@ class Replicas:
     most: int = 1
 
     def __str__(self) -> str:
-        return str(self.least) if self.least == self.most else f"{self.least} to {self.most}"
+        if self.least == self.most:
+            return "1 replica" if self.least == 1 else f"{self.least} replicas"
+        return f"{self.least} to {self.most} replicas"
 
 
 @contextmanager
@@ -97,9 +102,22 @@ def _short_folder() -> str:
     return tempfile.mkdtemp(prefix="ray-", dir=place if len(place) <= LONGEST_PLACE else "/tmp")
 
 
-def capacity(resource: str) -> float:
-    """How much of a resource, such as CPU or GPU, the cluster has."""
-    return float(_ray().cluster_resources().get(resource, 0))
+def resources(replicas: Replicas, providers: Sequence[str]) -> dict[str, int]:
+    """What each replica takes: a CPU, and a GPU where there are any and a provider may want it.
+
+    Raises:
+        UserError: there is no room for the least number of replicas.
+    """
+    has = _ray().cluster_resources()
+    wants = any(provider not in ON_HOST for provider in providers)
+    kind = "GPU" if wants and has.get("GPU", 0) >= 1 else "CPU"
+    room = int(has.get(kind, 0))
+    if replicas.least > room:
+        raise UserError(
+            f"--replicas asks for {replicas.least}, each on a {kind} of its own, but the cluster "
+            f"has {room}."
+        )
+    return {"num_cpus": 1, "num_gpus": int(kind == "GPU")}
 
 
 def _start(ray: Any, folder: str | None, options: RayOptions) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -28,14 +29,18 @@ from converter.cli.common import (
     reader_may_leave,
     session_settings,
 )
+from converter.cli.progress import progress
+from converter.cli.ray_options import parse_replicas
 from converter.client import Client
 from converter.errors import UserError
 from converter.providers import AUTO as AUTO_PROVIDER
+from converter.ray_cluster import RayOptions
 from converter.report.terminal import console
 from converter.runtime import Decoder
 from converter.runtime.choose_tiles import AUTO, chosen_tiles, fitting_tiles, look
 from converter.runtime.latent_files import list_latents, read_latent
 from converter.runtime.outputs import ARRAY, FOLDER, RAW, Format
+from converter.runtime.ray_decode import Work, decode_on_ray
 from converter.runtime.run import Done, FileDecoder, Notify, decode_file, decode_to_pipe
 from converter.runtime.served_decoder import ServedDecoder
 from converter.runtime.tiles import Tiles
@@ -93,6 +98,12 @@ CRF_LIMIT = 63
     type=click.Path(path_type=Path),
     help="File with the token that the server asks for.",
 )
+@click.option("--ray", is_flag=True, help="Decode a folder of latents by Ray Data.")
+@click.option(
+    "--replicas",
+    metavar="N|N..M",
+    help="With --ray: processes that decode; with 1..4 as many as there is work for. Default: 1.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT; of a folder, decode all anew.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -115,6 +126,8 @@ def main(
     strict_provider: bool,
     server: str | None,
     token_file: Path | None,
+    ray: bool,
+    replicas: str | None,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
@@ -133,12 +146,20 @@ def main(
     What is not complete is called NAME.partial.SUFFIX. So a video of its own name is finished, and
     a run over a folder, when it is repeated, goes on with those that are not.
 
+    With --ray each replica is a process with the model; it starts on this machine, or, where
+    RAY_ADDRESS names a cluster, there: then every node needs the same folders.
+
     Exit code: 0 done; 2 the input or the usage is wrong, or the disk is full.
     """
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     form = Format(_kind(kind, latents, out), Encoding(_fps(fps), crf), uint8)
     jobs = _jobs(latents, out, form, overwrite)
     settings = session_settings(provider_options, strict_provider)
+    if ray and (server is not None or not latents.is_dir()):
+        raise UserError("--ray decodes a folder of latents, and not by a --server.")
+    if replicas is not None and not ray:
+        raise UserError("--replicas is for --ray; give both or neither.")
+    scale = parse_replicas(replicas)
     decoder: FileDecoder
     if server is not None:
         if (provider, settings, tile, overlap) != (AUTO_PROVIDER, SessionSettings(), AUTO, None):
@@ -150,41 +171,70 @@ def main(
     elif token_file is not None:
         raise UserError("--token-file is for --server; give both or neither.")
     else:
-        tiles = _tiles(model, tile, overlap, [latent for latent, _ in jobs], name)
+        tiles = _tiles(model, tile, overlap, [latent for latent, _ in jobs], name, scale.most)
         decoder = Decoder(model, provider, settings, tiles)
     if form.kind == RAW:
         with _progress(quiet, latents.name) as notify:
             decode_to_pipe(decoder, latents, name, _stdout(), notify)
         return EXIT_EQUAL
+    there = [
+        (latent, target)
+        for latent, target in jobs
+        if latents.is_dir() and target.exists() and not overwrite
+    ]
+    if ray:
+        del decoder  # the replicas have their own
+        work = Work(model.absolute(), provider, settings, tiles, name, form)
+        todo = [job for job in jobs if job not in there]
+        decoding = decode_on_ray(work, todo, scale, RayOptions()) if todo else iter(())
+        outcomes = chain((_skipped(*job) for job in there), decoding)
+    else:
+        outcomes = (
+            _skipped(*job) if job in there else _decoded(decoder, *job, name, form, quiet)
+            for job in jobs
+        )
     done: list[Done] = []
     failed = 0
-    for latent, target in jobs:
-        if latents.is_dir() and target.exists() and not overwrite:
-            done.append(Done(latent, str(target), 0, 0.0, None))
-        else:
-            try:
-                with _progress(quiet, latent.name) as notify:
-                    done.append(decode_file(decoder, latent, name, target, form, notify))
-            except UserError as error:
-                if not latents.is_dir():
-                    raise
-                click.echo(f"error: {error}", err=True)
-                failed += 1
-                continue
-            except KeyboardInterrupt as error:
-                if not latents.is_dir():
-                    raise
-                raise UserError(
-                    f"interrupted; {len(done)} of {len(jobs)} videos are finished; the same "
-                    "command goes on with the others."
-                ) from error
-        if not (quiet or as_json):
-            with reader_may_leave():
-                _show(done[-1])
+    try:
+        with progress(quiet or not ray) as tell:
+            for outcome in outcomes:
+                if isinstance(outcome, Done):
+                    done.append(outcome)
+                    if not (quiet or as_json):
+                        with reader_may_leave():
+                            _show(outcome)
+                elif latents.is_dir():
+                    click.echo(f"error: {outcome}", err=True)
+                    failed += 1
+                else:
+                    raise outcome
+                tell(f"{len(done)} of {len(jobs)} videos")
+    except KeyboardInterrupt as error:
+        if not latents.is_dir():
+            raise
+        raise UserError(
+            f"interrupted; {len(done)} of {len(jobs)} videos are finished; the same command goes "
+            "on with the others."
+        ) from error
     if as_json:
         with reader_may_leave():
             click.echo(json.dumps([_to_json(one) for one in done], indent=2))
     return EXIT_BAD_INPUT if failed else EXIT_EQUAL
+
+
+def _skipped(latent: Path, target: Path) -> Done:
+    return Done(latent, str(target), 0, 0.0, None)
+
+
+def _decoded(
+    decoder: FileDecoder, latent: Path, target: Path, name: str | None, form: Format, quiet: bool
+) -> Done | UserError:
+    """The video, or what was wrong with its latent."""
+    try:
+        with _progress(quiet, latent.name) as notify:
+            return decode_file(decoder, latent, name, target, form, notify)
+    except UserError as error:
+        return error
 
 
 def _stdout() -> IO[bytes]:
@@ -239,7 +289,12 @@ def _jobs(latents: Path, out: Path, form: Format, overwrite: bool) -> list[tuple
 
 
 def _tiles(
-    model: Path, asked: str, overlap: int | None, latents: list[Path], name: str | None
+    model: Path,
+    asked: str,
+    overlap: int | None,
+    latents: list[Path],
+    name: str | None,
+    processes: int,
 ) -> Tiles | None:
     source = look(model)
     if asked != AUTO:
@@ -253,7 +308,7 @@ def _tiles(
         except UserError:  # told when its turn comes
             continue
     largest = max(shapes, key=math.prod, default=None)
-    fitting = largest and fitting_tiles(source, largest)
+    fitting = largest and fitting_tiles(source, largest, processes)
     if not fitting:
         return None
     click.echo(f"note: {fitting[1]}.", err=True)

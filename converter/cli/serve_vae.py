@@ -203,8 +203,8 @@ def _on_ray(
             signal.signal(number, lambda *_: stop.set())
         scale = deployment.replicas
         _say(
-            f"serving on {_scheme(certificate)}://{addresses.host}:{port} by Ray, with {scale} of "
-            "each model; SIGTERM or Ctrl-C stops"
+            f"serving on {_scheme(certificate)}://{addresses.host}:{port} by Ray, with {scale}; "
+            "SIGTERM or Ctrl-C stops"
         )
         stop.wait()
 

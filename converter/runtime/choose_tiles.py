@@ -154,7 +154,9 @@ def chosen_tiles(source: Source, asked: str, overlap: int | None) -> Tiles | Non
     return Tiles(axes[0], axes[1], space, step_of(origin) if origin else 1)
 
 
-def fitting_tiles(source: Source, shape: tuple[int, ...]) -> tuple[Tiles, str] | None:
+def fitting_tiles(
+    source: Source, shape: tuple[int, ...], processes: int = 1
+) -> tuple[Tiles, str] | None:
     """Tiles that fit, and why, if a latent is estimated not to fit in memory whole.
 
     Upstream's; or, where they do not fit either, halves of them, with the same share of overlap,
@@ -164,6 +166,7 @@ def fitting_tiles(source: Source, shape: tuple[int, ...]) -> tuple[Tiles, str] |
     Args:
         source: What decodes.
         shape: Of the latent.
+        processes: How many decode at once, and share the memory.
     """
     tiles = upstream_tiles(source.origin) if source.origin else None
     if tiles is None or not tiles.needed(*shape[3:]) or not source.any_size:
@@ -171,7 +174,10 @@ def fitting_tiles(source: Source, shape: tuple[int, ...]) -> tuple[Tiles, str] |
     if isinstance(tiles, SummedTiles) and not tiles.misfit(shape):
         return tiles, "decoding in tiles, as diffusers always does (--tile none decodes whole)"
     need, free = source.need(shape), available_bytes()
-    if need is None or free is None or need <= free:
+    if need is None or free is None:
+        return None
+    free //= processes
+    if need <= free:
         return None
     candidates = list(_ever_smaller(tiles))
     fit = [tried for tried in candidates if (source.need(shape, tried) or 0) <= free]

@@ -6,7 +6,6 @@ Ray is imported when it is started, as its settings are read from the environmen
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +16,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from converter.errors import UserError
-from converter.ray_cluster import RayOptions, Replicas, capacity, ray_running
+from converter.ray_cluster import RayOptions, Replicas, ray_running, resources
 from converter.serving.access import Access
 from converter.serving.front import front
 from converter.serving.lifecycle import Addresses, Certificate, listen
@@ -37,9 +36,6 @@ HEALTH_PERIOD = 3.0
 
 ONGOING = 2.0
 """Requests a replica should have, for Ray's autoscaling: one that runs, and one that waits."""
-
-ON_HOST = ("cpu", "openvino")
-"""Execution providers that need no GPU."""
 
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
@@ -106,15 +102,14 @@ def serve_on_ray(
         from ray import serve
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        gpus = _gpus(deployment)
-        _check_room(deployment.replicas, gpus)
+        needs = resources(deployment.replicas, [file.provider for file in deployment.files])
         http = {"host": addresses.host, "port": port}
         if certificate is not None:
             http |= {"ssl_certfile": str(certificate.chain), "ssl_keyfile": str(certificate.key)}
         serve.start(http_options=http, logging_config=_QUIET)
         try:
             try:
-                serve.run(_bound(deployment, gpus), name=APPLICATION, logging_config=_QUIET)
+                serve.run(_bound(deployment, needs), name=APPLICATION, logging_config=_QUIET)
             except RuntimeError as error:
                 raise UserError(f"Ray could not start the replicas: {_last_line(error)}") from error
             wait(port)
@@ -123,13 +118,13 @@ def serve_on_ray(
     return finished
 
 
-def _bound(deployment: Deployment, gpus: int) -> Any:
+def _bound(deployment: Deployment, needs: dict[str, int]) -> Any:
     from ray import serve
 
     queued = (deployment.limits.queue + 1) * len(deployment.files)
     made = serve.deployment(
         name=APPLICATION,
-        ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
+        ray_actor_options=needs,
         max_ongoing_requests=queued + BESIDES,
         autoscaling_config={
             "min_replicas": deployment.replicas.least,
@@ -160,22 +155,6 @@ def _stop(grace: float, own: bool) -> bool:
     if not own and not serve.status().applications:
         serve.shutdown()
     return finished
-
-
-def _gpus(deployment: Deployment) -> int:
-    """Of a replica: one where the cluster has any and the provider may want it."""
-    wants = any(file.provider not in ON_HOST for file in deployment.files)
-    return 1 if wants and capacity("GPU") >= 1 else 0
-
-
-def _check_room(replicas: Replicas, gpus: int) -> None:
-    kind = "GPU" if gpus else "CPU"
-    room = math.floor(capacity(kind))
-    if replicas.least > room:
-        raise UserError(
-            f"--replicas asks for {replicas.least}, each on a {kind} of its own, but the cluster "
-            f"has {room}."
-        )
 
 
 def _free_port(addresses: Addresses) -> int:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,6 +30,7 @@ from converter.runtime import Decoder
 from tests import small_models, stream_graphs
 from tests.cli.command import HERE, assert_refused, process
 from tests.loopback import loopback_only
+from tests.ray_processes import children, need_ray
 from tests.serving.test_decode import npy
 from tests.small_models import save
 
@@ -37,36 +39,7 @@ HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 STARTS = 90.0
 """Seconds that Ray may take on a busy machine."""
 
-try:
-    import ray  # noqa: F401
-except ImportError:
-    missing = "Ray is not installed: pip install 'convert-vae[ray]'"
-    if os.environ.get("CI"):
-        pytest.fail(missing, pytrace=False)
-    pytest.skip(missing, allow_module_level=True)
-
-
-def children(root, what):
-    """Processes of `what` that descend from the process `root`."""
-    parents, found = {}, []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (folder / "stat").read_text()
-            parents[int(folder.name)] = int(stat[stat.rindex(")") + 2 :].split()[1])
-            line = (folder / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if what in line:
-            found.append(int(folder.name))
-
-    def descends(pid):
-        while pid > 1:
-            if pid == root:
-                return True
-            pid = parents.get(pid, 0)
-        return False
-
-    return [pid for pid in found if descends(pid)]
+need_ray()
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +137,17 @@ def test_what_is_refused(served, client):
     url = f"http://{served.http}/v2/models/vae/infer"
     big = requests.post(url, data=bytes(2**20 + 1), headers=HEADERS, timeout=30)
     assert (big.status_code, list(big.json())) == (413, ["error"])
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield bytes(2**16)
+
+    with suppress(requests.exceptions.ConnectionError):  # it may hang up before all is sent
+        assert requests.post(url, data=endless(), headers=HEADERS, timeout=30).status_code == 413
+    print(f"endless request: {len(taken) / 16} MiB taken")
+    assert len(taken) < 2000
     bad = requests.post(url, data=b"{", headers={**HEADERS, "X-Request-ID": "r-1"}, timeout=30)
     assert (bad.status_code, bad.headers["X-Request-ID"]) == (400, "r-1")
     of_models = {("200", "vae"), ("200", "wan")}

@@ -1,0 +1,42 @@
+"""What tests on Ray share."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+
+def need_ray() -> None:
+    """To be called by a module whose tests need Ray; with CI set they fail without it."""
+    if find_spec("ray") is None:
+        missing = "Ray is not installed: pip install 'convert-vae[ray]'"
+        if os.environ.get("CI"):
+            pytest.fail(missing, pytrace=False)
+        pytest.skip(missing, allow_module_level=True)
+
+
+def children(root: int, what: str) -> list[int]:
+    """Processes of `what` that descend from the process `root`."""
+    parents: dict[int, int] = {}
+    found: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (folder / "stat").read_text()
+            parents[int(folder.name)] = int(stat[stat.rindex(")") + 2 :].split()[1])
+            line = (folder / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if what in line:
+            found.append(int(folder.name))
+
+    def descends(pid: int) -> bool:
+        while pid > 1:
+            if pid == root:
+                return True
+            pid = parents.get(pid, 0)
+        return False
+
+    return [pid for pid in found if descends(pid)]
