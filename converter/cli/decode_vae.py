@@ -161,6 +161,7 @@ def main(
         raise UserError("--replicas is for --ray; give both or neither.")
     scale = parse_replicas(replicas)
     decoder: FileDecoder
+    outcomes: Iterator[Done | UserError]
     if server is not None:
         if (provider, settings, tile, overlap) != (AUTO_PROVIDER, SessionSettings(), AUTO, None):
             raise UserError(
