@@ -67,6 +67,17 @@ def test_clip_equals_upstreams_encode(encoder, name, frames, dynamic):
 
 
 @NAMES
+@pytest.mark.parametrize("k", [1, 2, 3, 8])
+def test_the_sizes_of_a_dynamic_graph_are_all_taken(encoder, name, k):
+    ours = encoder(name)
+    sizes = ours.sizes()
+    assert list(sizes) == [2, 3, 4]
+    video = (1, 3, *(size.factor * k + size.offset for size in sizes.values()))
+    frames = 2 * k - 1 if name == "CogVideoX" else k
+    assert ours.latent_shape(video) == (1, 4, frames, k, k)
+
+
+@NAMES
 def test_two_videos_in_a_batch_stay_apart(encoder, name):
     check(encoder(name), video_of(encoder(name), 2, 3), dynamic=True)
 

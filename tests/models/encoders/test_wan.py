@@ -65,3 +65,11 @@ def test_an_encoder_that_upstream_cannot_run_is_refused():
     vae = wan(WAN_2_1)
     with pytest.raises(UserError, match="does not encode with this config: RuntimeError"):
         encoder_of(vae, WanDecoder(vae).geometry)
+
+
+@CONFIGS
+def test_the_sizes_of_a_dynamic_graph_are_all_taken(config):
+    _, ours = encoder(config)
+    frames, height, width = (ours.sizes()[axis] for axis in (2, 3, 4))
+    assert (frames.factor, frames.offset) == (4, -3)
+    assert height.factor == width.factor == ours.geometry.space
