@@ -137,6 +137,11 @@ class Sizes:
     factor: int = 1
     offset: int = 0
 
+    def __str__(self) -> str:
+        """As PyTorch's exporter writes it, such as 4*T - 3."""
+        multiple = self.name if self.factor == 1 else f"{self.factor}*{self.name}"
+        return f"{multiple} - {-self.offset}" if self.offset else multiple
+
 
 class Coder(ABC):
     """One direction of an upstream model with its weights, ready to be exported."""

@@ -95,3 +95,28 @@ def test_without_pytorch_graphs_are_compared_and_a_torch_side_is_refused(tmp_pat
     refused = subprocess.run([*command, graph, f"torch:{tmp_path}"], capture_output=True, text=True)
     assert refused.returncode == 2
     assert "pip install 'convert-vae[export]'" in refused.stderr
+
+
+def test_upstream_encodes_the_feed(tmp_path):
+    """Its sizes are found by trial: those of a video that has a latent."""
+    config = small_decoders.WAN_2_1 | {"num_res_blocks": 1}
+    vae = small_decoders.wan(config)
+    vae.save_pretrained(tmp_path / "vae")
+    saved = ["--save-outputs", tmp_path / "out", "--save-inputs", tmp_path / "in.npz"]
+    done = diff_vae(f"torch-encoder:{tmp_path / 'vae'}", *saved)
+    assert done.exit_code == 0, done.stderr
+    with np.load(tmp_path / "in.npz") as inputs, np.load(tmp_path / "out/vae.npz") as outputs:
+        video = torch.from_numpy(inputs["video"])
+        assert tuple(video.shape) == (1, 3, 5, 16, 24)
+        with torch.inference_mode():
+            expected = vae.encode(video).latent_dist.mean
+        np.testing.assert_array_equal(outputs["latent"], expected.numpy())
+    given = [tmp_path / "out/vae.npz", f"torch-encoder:{tmp_path / 'vae'}"]
+    report = json.loads(diff_vae(*given, "--feed", tmp_path / "in.npz", "--json").stdout)
+    (candidate,) = report["candidates"]
+    assert (candidate["passed"], candidate["label"]) == (True, "torch-encoder:vae")
+    assert candidate["outputs"][0]["max_abs"] == 0
+    assert candidate["evaluator"].startswith("AutoencoderKLWan.encode of diffusers")
+    odd = diff_vae(given[1], given[1], "--shape", "video=1x3x8x16x16")
+    assert odd.exit_code == 2
+    assert "has 8 on axis 2, but it must be 4*T - 3" in odd.stderr

@@ -91,7 +91,8 @@ GATE = "[NAME=]VALUE"
 @click.option(
     "--weights-seed",
     type=click.IntRange(min=0),
-    help="Random weights of this seed for a torch: preset, as export-vae's --seed makes them.",
+    help="Random weights of this seed for a torch: or torch-encoder: preset, as those of "
+    "export-vae's --seed.",
 )
 @provider_choice()
 @click.option("--video", type=PATH, help="Write reference | candidate | difference: .mp4 or .webm.")
@@ -115,7 +116,8 @@ def main(
     """Run the same feeds through REFERENCE and every CANDIDATE, and compare each output.
 
     Each is an ONNX graph, or an .npz of outputs that --save-outputs wrote, here or elsewhere, or
-    torch:SOURCE, upstream's own decode in PyTorch, of a diffusers VAE folder or a preset.
+    torch:SOURCE, upstream's own decode in PyTorch, of a diffusers VAE folder or a preset, or
+    torch-encoder:SOURCE, its encode.
     Without any gate, the outputs may differ by what the graphs' precision explains.
 
     A gate is for all outputs, or for one: --atol 1e-3 --atol video=1e-2.

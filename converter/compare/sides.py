@@ -1,5 +1,5 @@
 """What is compared: a graph, the outputs that one gave elsewhere, saved as .npz, or upstream's own
-`decode` in PyTorch.
+`decode` or `encode` in PyTorch.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ FLOATS = tuple(np.dtype(kind) for kind in (ml_dtypes.bfloat16, np.float16, np.fl
 
 TORCH = "torch:"
 """Before the name of a folder or preset whose `decode` PyTorch is to run."""
+
+TORCH_ENCODER = "torch-encoder:"
+"""The same for `encode`."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,11 @@ class Graph:
 class Upstream:
     """A decoder in PyTorch: a source of `export-vae`, and the seed of its weights if it has none.
 
-    It looks like a graph without nodes, whose inputs are open but for the channels.
+    Or, by the prefix, an encoder. It looks like a graph without nodes, whose inputs are open but
+    for the channels.
     """
 
+    prefix: str
     source: str
     seed: int | None
     interface: Interface
@@ -76,12 +81,12 @@ class Upstream:
     @property
     def path(self) -> Path:
         """As the user wrote it."""
-        return Path(TORCH + self.source)
+        return Path(self.prefix + self.source)
 
     @property
     def label(self) -> str:
         """What reports call it."""
-        return TORCH + Path(self.source).name
+        return self.prefix + Path(self.source).name
 
     @property
     def stem(self) -> str:
@@ -90,7 +95,7 @@ class Upstream:
 
     @property
     def output_names(self) -> list[str]:
-        """One, the video."""
+        """One, the video or the latent."""
         return [spec.name for spec in self.interface.outputs]
 
     def runner(self, provider: str, settings: SessionSettings) -> Runner:
@@ -98,7 +103,7 @@ class Upstream:
         # Imported here: it needs PyTorch, an extra, and a comparison of graphs needs none.
         from converter.export_reference import UpstreamRunner
 
-        return UpstreamRunner(self.source, self.seed)
+        return UpstreamRunner(self.source, self.seed, encoder=self.prefix == TORCH_ENCODER)
 
 
 @dataclass(frozen=True)
@@ -124,16 +129,17 @@ Side = Runnable | Saved
 
 
 def open_side(path: Path, weights_seed: int | None = None) -> Side:
-    """A graph or saved outputs, by the file's suffix, or what PyTorch runs, by `torch:` before it.
+    """A graph or saved outputs, by the file's suffix, or what PyTorch runs, by a prefix.
 
     Raises `UserError` for anything else. `weights_seed` is for presets without weights.
     """
-    if str(path).startswith(TORCH):
+    prefix = next((p for p in (TORCH, TORCH_ENCODER) if str(path).startswith(p)), None)
+    if prefix is not None:
         from converter.export_reference import upstream_interface  # see `Upstream.runner`
 
-        source = str(path)[len(TORCH) :]
-        found = upstream_interface(source, weights_seed)
-        return Upstream(source, weights_seed, found, onnx.ModelProto())
+        source = str(path)[len(prefix) :]
+        found = upstream_interface(source, weights_seed, encoder=prefix == TORCH_ENCODER)
+        return Upstream(prefix, source, weights_seed, found, onnx.ModelProto())
     if path.suffix == ".npz":
         return Saved(path, tuple(read_arrays(path)))
     if not path.is_file():
