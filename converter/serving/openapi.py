@@ -132,7 +132,7 @@ def _request(model: ServedModel) -> dict[str, Any]:
         "properties": {
             "id": _STRING,
             "parameters": parameters,
-            "inputs": _each(model.inputs, "As many values as the shape has, in any nesting."),
+            "inputs": _each(model.inputs),
             "outputs": {"type": "array", "items": outputs},
         },
     }
@@ -146,19 +146,33 @@ def _response(model: ServedModel) -> dict[str, Any]:
             "model_name": {"const": model.name},
             "model_version": {"const": VERSION},
             "id": _STRING,
-            "outputs": {**_each(model.outputs, "The values, flat."), "minItems": 1},
+            "outputs": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": len(model.outputs),
+                "items": {
+                    "type": "object",
+                    "required": ["name", "datatype", "shape"],
+                    "properties": {
+                        "name": _names(model.outputs),
+                        "datatype": {"enum": sorted({one.datatype for one in model.outputs})},
+                        "shape": {"type": "array", "items": _SIZE},
+                        "data": {"type": "array", "description": "The values, flat."},
+                    },
+                },
+            },
         },
     }
 
 
-def _each(tensors: Sequence[TensorMetadata], data: str) -> dict[str, Any]:
+def _each(tensors: Sequence[TensorMetadata]) -> dict[str, Any]:
     """Each of the tensors, in any order."""
-    kinds = [_tensor(tensor, data) for tensor in tensors]
+    kinds = [_tensor(tensor) for tensor in tensors]
     items = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
     return {"type": "array", "items": items, "minItems": len(kinds), "maxItems": len(kinds)}
 
 
-def _tensor(tensor: TensorMetadata, data: str) -> dict[str, Any]:
+def _tensor(tensor: TensorMetadata) -> dict[str, Any]:
     sizes = [_SIZE if size == OPEN else {"const": size} for size in tensor.shape]
     shape = {"type": "array", "minItems": len(sizes), "maxItems": len(sizes)}
     size = {"type": "integer", "description": "Bytes, behind the JSON.", "minimum": 0}
@@ -170,8 +184,11 @@ def _tensor(tensor: TensorMetadata, data: str) -> dict[str, Any]:
     }
     if tensor.datatype not in ONLY_BINARY:
         kind = {"B": "boolean", "F": "number"}.get(tensor.datatype[0], "integer")
-        nested = {"type": ["array", kind]}
-        properties["data"] = {"type": "array", "description": data, "items": nested}
+        properties["data"] = {
+            "type": "array",
+            "description": "As many values as the shape has, in any nesting.",
+            "items": {"type": ["array", kind]},
+        }
     return {
         "type": "object",
         "required": ["name", "datatype", "shape"],
