@@ -1,6 +1,6 @@
 """Every preset at its published size, on the smallest latent that all take, with seeded weights.
 
-By `pytest -m published tests/test_export_published.py`: up to 15 GB of memory, minutes in all.
+By `pytest -m published tests/test_export_published.py`: up to 16 GB of memory, minutes in all.
 """
 
 import onnx
