@@ -93,7 +93,9 @@ def _list(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     "--latent decodes to.",
 )
 @click.option(
-    "--dynamic", is_flag=True, help="Let T, H and W have any size; with --stream H and W."
+    "--dynamic",
+    is_flag=True,
+    help="Let T, H and W have any size; with --stream H and W; with --encoder those of any latent.",
 )
 @click.option(
     "--stream",
