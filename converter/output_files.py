@@ -29,6 +29,22 @@ def refuse_to_replace(output: Path, overwrite: bool) -> None:
         raise UserError(f"{output} exists; give --overwrite to replace it.")
 
 
+def check_writable(option: str, path: Path) -> None:
+    """Raise `UserError` unless a file can be made or replaced where an option of a command says."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"{option} {path}: the folder does not exist.")
+    if path.is_dir():
+        raise UserError(f"{option} {path} is a folder; name a file.")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{option} {path}: the folder cannot be written: {error.strerror}."
+        ) from error
+
+
 class PendingOutput:
     """A model written beside its destination, there for checking, not yet in place."""
 

@@ -8,8 +8,9 @@ from typing import Any
 from converter.compare.elementwise import QUANTILES, error_quantiles, least_atol, max_ulp
 from converter.compare.frames import FrameTable, frame_table
 from converter.compare.jsonable import jsonable
-from converter.compare.metrics import Array, difference
+from converter.compare.metrics import difference
 from converter.compare.output_difference import OutputDifference
+from converter.compare.stored_array import AnyArray
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class OutputDetail:
 
 def detail(
     name: str,
-    reference: Array,
-    candidate: Array,
+    reference: AnyArray,
+    candidate: AnyArray,
     *,
     rtol: float = 0.0,
     data_range: float | None = None,

@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,70 +16,39 @@ import onnx
 
 from converter.compare import tolerance as tolerances
 from converter.compare.detail import detail
+from converter.compare.diff_request import DiffRequest as DiffRequest
 from converter.compare.diff_result import (
     CandidateResult,
     DiffResult,
     OutputVerdict,
     RunInfo,
 )
-from converter.compare.feed_files import write_npz
-from converter.compare.feeding import Feed, FeedPlan, Notify, cast_feed, make_feeds
-from converter.compare.feeds import Array
+from converter.compare.feeding import Feed, Notify, cast_feed, make_feeds
 from converter.compare.gates import Gates, failures
 from converter.compare.histogram import histogram
-from converter.compare.layers import SLICE, LayerReport, compare_layers
+from converter.compare.layers import LayerReport, compare_layers
+from converter.compare.preflight import check_feeds, check_paths, check_sides
 from converter.compare.reference_evaluator import ReferenceRunner
+from converter.compare.saved_file import write_saved
 from converter.compare.showing import with_pictures
-from converter.compare.side_by_side import check_video_path, write_side_by_side
+from converter.compare.side_by_side import write_side_by_side
 from converter.compare.sides import (
     Graph,
     Runnable,
     Saved,
     Side,
     alike,
+    leading,
     open_side,
-    pair,
     pair_inputs,
 )
 from converter.compare.spool import Spool
+from converter.compare.stored_array import AnyArray
 from converter.errors import UserError
-from converter.providers import AUTO, choose
-from converter.session import PLAIN, NotSupportedError, SessionSettings
+from converter.session import NotSupportedError
 from converter.version import VERSION
 
 PLAN_KEY = "convert_vae.plan"
-
-
-@dataclass(frozen=True)
-class DiffRequest:
-    """How to compare.
-
-    Attributes:
-        feeds: What to feed.
-        data_range: What PSNR and SSIM of frames refer to; None for the reference's own range.
-        frames: Whether to compare frame by frame, which needs scikit-image.
-        pictures: Whether to keep pictures of the first video output, for a report.
-        video: An .mp4 or .webm of that output: reference, candidate, difference side by side.
-        layers: Whether to compare layer by layer, `slice_size` in one run.
-        weights_seed: Of the weights of `torch:` sides that come without any.
-        settings: Of the sessions; only the candidates' are strict.
-        save_inputs: An .npz to save the feeds in.
-        save_outputs: A folder for one .npz of outputs a graph.
-    """
-
-    feeds: FeedPlan = field(default_factory=FeedPlan)
-    gates: Gates = field(default_factory=Gates)
-    provider: str = AUTO
-    settings: SessionSettings = PLAIN
-    data_range: float | None = None
-    frames: bool = True
-    pictures: bool = False
-    video: Path | None = None
-    layers: bool = False
-    slice_size: int = SLICE
-    weights_seed: int | None = None
-    save_inputs: Path | None = None
-    save_outputs: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +56,7 @@ class _Outputs:
     """What one side gave for every feed."""
 
     info: RunInfo
-    runs: tuple[dict[str, Array], ...]
+    runs: tuple[dict[str, AnyArray], ...]
 
 
 def diff(
@@ -102,20 +71,18 @@ def diff(
     cannot be read, interfaces do not match, or a graph does not run.
     """
     start = time.perf_counter()
-    if request.video:
-        check_video_path(request.video)
-    sides = tuple(open_side(path, request.weights_seed) for path in (reference, *candidates))
-    lead = _lead(sides)
-    _check_request(request, lead, sides)
-    for side in sides:
-        if lead is not None and isinstance(side, Runnable):
-            pair_inputs(lead, side)
-    spool = Spool()
+    paths = (reference, *candidates)
+    check_paths(request, paths)
+    spool = Spool(prefix="diff-vae-")
     with spool:
+        sides = tuple(open_side(path, spool, request.weights_seed) for path in paths)
+        lead = leading(sides)
+        pairs = check_sides(request, lead, sides)
         loose = replace(request, settings=replace(request.settings, strict=False))
         made = (
             make_feeds(lead, request.feeds, loose.provider, loose.settings, notify) if lead else ()
         )
+        check_feeds(request, lead, sides, made)
         outputs = [_run_side(sides[0], lead, made, loose, spool, notify)]
         outputs += [_run_side(side, lead, made, request, spool, notify) for side in sides[1:]]
         labels = _labels(sides)
@@ -128,10 +95,10 @@ def diff(
         request = replace(request, gates=gates)
         results = tuple(
             replace(
-                _compare(sides[0], side, outputs[0], found, request, notify),
+                _compare(side, names, outputs[0], found, request, notify),
                 layers=_layers(sides[0], side, made, replace(loose, gates=gates), notify),
             )
-            for side, found in zip(sides[1:], outputs[1:], strict=True)
+            for side, names, found in zip(sides[1:], pairs, outputs[1:], strict=True)
         )
         runs = outputs[0].runs, [found.runs for found in outputs[1:]]
         if request.pictures:
@@ -147,14 +114,6 @@ def diff(
         data_range=request.data_range,
         environment=environment(),
         seconds=time.perf_counter() - start,
-    )
-
-
-def _lead(sides: tuple[Side, ...]) -> Runnable | None:
-    """What feeds are made for: the first graph, else the first side that takes feeds at all."""
-    takes_feeds = [side for side in sides if isinstance(side, Runnable)]
-    return next(
-        (side for side in takes_feeds if isinstance(side, Graph)), next(iter(takes_feeds), None)
     )
 
 
@@ -184,26 +143,6 @@ def environment() -> dict[str, str]:
     return found
 
 
-def _check_request(request: DiffRequest, lead: Runnable | None, sides: tuple[Side, ...]) -> None:
-    if len(sides) < 2 and not (request.save_inputs or request.save_outputs):
-        raise UserError("name a candidate to compare with, or save the outputs by --save-outputs.")
-    if lead is None and (request.feeds.files or request.save_inputs or request.save_outputs):
-        raise UserError("feeds and saved outputs need a graph, and every file here is an .npz.")
-    if request.layers and not all(isinstance(side, Graph) for side in sides):
-        raise UserError(
-            "--layers needs ONNX graphs: saved outputs and torch: decoders hold no layers."
-        )
-    if request.save_outputs:
-        names = [side.stem for side in sides if isinstance(side, Runnable)]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            raise UserError(
-                f"--save-outputs would write {min(twice)}.npz twice; rename one of them."
-            )
-    if lead is not None:
-        choose(request.provider)
-
-
 def _run_side(
     side: Side,
     lead: Runnable | None,
@@ -213,11 +152,6 @@ def _run_side(
     notify: Notify,
 ) -> _Outputs:
     if isinstance(side, Saved):
-        if made and len(made) != len(side.runs):
-            raise UserError(
-                f"{side.path} holds the outputs of {len(side.runs)} feeds, but there are "
-                f"{len(made)}; give the same feeds by --feed."
-            )
         return _Outputs(RunInfo(side.path, side.label, "saved outputs", None), side.runs)
     assert lead is not None
     notify(f"running {side.label}")
@@ -236,6 +170,7 @@ def _run_side(
             found = runner.run(arrays)
         seconds += time.perf_counter() - start
         runs.append(spool.put(found))
+        del found  # so that the next run need not have room beside this one
     return _Outputs(RunInfo(side.path, side.label, runner.description, seconds), tuple(runs))
 
 
@@ -243,12 +178,12 @@ def _save(
     request: DiffRequest, made: tuple[Feed, ...], sides: tuple[Side, ...], outputs: list[_Outputs]
 ) -> None:
     if request.save_inputs:
-        write_npz(request.save_inputs, [feed.arrays for feed in made])
+        write_saved(request.save_inputs, [feed.arrays for feed in made])
     if request.save_outputs:
         request.save_outputs.mkdir(exist_ok=True)
         for side, found in zip(sides, outputs, strict=True):
             if isinstance(side, Runnable):
-                write_npz(request.save_outputs / f"{side.stem}.npz", found.runs)
+                write_saved(request.save_outputs / f"{side.stem}.npz", found.runs)
 
 
 def _with_default(gates: Gates, sides: tuple[Side, ...]) -> Gates:
@@ -262,30 +197,23 @@ def _with_default(gates: Gates, sides: tuple[Side, ...]) -> Gates:
 
 
 def _compare(
-    left: Side,
     right: Side,
+    names: Mapping[str, str],
     reference: _Outputs,
     candidate: _Outputs,
     request: DiffRequest,
     notify: Notify,
 ) -> CandidateResult:
     notify(f"comparing {right.label}")
-    if len(reference.runs) != len(candidate.runs):
-        raise UserError(
-            f"{left.path} holds the outputs of {len(reference.runs)} feeds, {right.path} of "
-            f"{len(candidate.runs)}."
-        )
-    names = pair("outputs", left, right, left.output_names, right.output_names)
-    for name in request.gates.by_output:
-        if name not in names:
-            raise UserError(f"a gate names the output {name!r}; there are: {', '.join(names)}.")
     verdicts = tuple(
         _verdict(feed, (name, other), (one[name], two[other]), request)
         for feed, (one, two) in enumerate(zip(reference.runs, candidate.runs, strict=True))
         for name, other in names.items()
     )
     if not any(verdict.detail.difference.shape.count(0) == 0 for verdict in verdicts):
-        raise UserError(f"every output of {left.path} is empty, so there is nothing to compare.")
+        raise UserError(
+            f"every output of {reference.info.path} is empty, so there is nothing to compare."
+        )
     notes = [
         f"paired by position: output {name} is {other} in {right.path}"
         for name, other in names.items()
@@ -301,7 +229,7 @@ def _compare(
 
 
 def _verdict(
-    feed: int, names: tuple[str, str], arrays: tuple[Array, Array], request: DiffRequest
+    feed: int, names: tuple[str, str], arrays: tuple[AnyArray, AnyArray], request: DiffRequest
 ) -> OutputVerdict:
     one, two = alike(*arrays)
     found = detail(

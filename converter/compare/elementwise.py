@@ -6,38 +6,36 @@ Elements that are not finite on both sides are left out; `OutputDifference` coun
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from converter.compare.metrics import Array, is_exact, slices
+from converter.compare.selection import quantiles
+from converter.compare.stored_array import AnyArray
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 
 
 def error_quantiles(
-    reference: Array, candidate: Array, quantiles: Sequence[float] = QUANTILES
+    reference: AnyArray, candidate: AnyArray, wanted: Sequence[float] = QUANTILES
 ) -> tuple[float, ...]:
     """Quantiles of the absolute error, interpolated linearly; nan where nothing is finite.
 
-    Needs one array of the errors: float32, or float64 for double and integers.
+    Errors count as float32, and as float64 for double and for integers of more than 16 bits. They
+    are computed anew in every pass, so that memory holds a slice of them.
     """
-    wide = reference.dtype == np.float64 or is_exact(reference.dtype)
-    dtype = np.float64 if wide else np.float32
-    errors: np.ndarray[Any, np.dtype[np.floating[Any]]] = np.empty(reference.size, dtype)
-    count = 0
-    for left, right in _finite(reference, candidate):
-        errors[count : count + left.size] = np.abs(
-            left.astype(np.float64) - right.astype(np.float64)
-        )
-        count += left.size
-    if not count:
-        return (float("nan"),) * len(quantiles)
-    found = np.quantile(errors[:count], quantiles, overwrite_input=True)
-    return tuple(float(value) for value in found)
+    exact = is_exact(reference.dtype)
+    wide = reference.dtype == np.float64 or (exact and reference.dtype.itemsize > 2)
+    dtype = np.dtype(np.float64 if wide else np.float32)
+
+    def errors() -> Iterator[Array]:
+        for left, right in _finite(reference, candidate):
+            yield np.abs(left.astype(np.float64) - right.astype(np.float64)).astype(dtype)
+
+    return quantiles(errors, dtype, wanted)
 
 
-def max_ulp(reference: Array, candidate: Array) -> int | None:
+def max_ulp(reference: AnyArray, candidate: AnyArray) -> int | None:
     """The largest distance in units in the last place: how many floats of the type lie between.
 
     Both zeros are one float. None for integers and booleans, and where nothing is finite.
@@ -57,7 +55,7 @@ def max_ulp(reference: Array, candidate: Array) -> int | None:
     return largest
 
 
-def least_atol(reference: Array, candidate: Array, rtol: float = 0.0) -> float:
+def least_atol(reference: AnyArray, candidate: AnyArray, rtol: float = 0.0) -> float:
     """The least `atol` with |candidate - reference| <= atol + rtol * |reference| everywhere."""
     least = 0.0
     for left, right in _finite(reference, candidate):
@@ -67,7 +65,7 @@ def least_atol(reference: Array, candidate: Array, rtol: float = 0.0) -> float:
     return least
 
 
-def _finite(reference: Array, candidate: Array) -> Iterator[tuple[Array, Array]]:
+def _finite(reference: AnyArray, candidate: AnyArray) -> Iterator[tuple[Array, Array]]:
     """The elements that are finite on both sides, in slices that are not empty."""
     for _, left, right in slices(reference, candidate):
         both = np.isfinite(left) & np.isfinite(right)

@@ -6,16 +6,15 @@ Several feeds share one file by prefixes: `NAME` is of the first, `feed1/NAME` o
 from __future__ import annotations
 
 import re
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-
-import ml_dtypes
-import numpy as np
+from typing import TypeVar
 
 from converter import array_files
 from converter.compare.feeds import Array
 from converter.errors import UserError
+
+T = TypeVar("T")
 
 _PREFIX = re.compile(r"feed(\d+)/(.+)", re.DOTALL)
 
@@ -25,22 +24,17 @@ def read_arrays(path: Path) -> list[dict[str, Array]]:
 
     Raises `UserError` if the file is missing, unreadable, of another kind, or holds no array.
     """
-    return _by_feed(path, array_files.read_arrays(path))
+    return by_feed(path, array_files.read_arrays(path))
 
 
-def write_npz(path: Path, runs: Sequence[Mapping[str, Array]]) -> None:
-    """Save every run's arrays in one .npz; bfloat16, which NumPy cannot name, as float32."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for number, arrays in enumerate(runs):
-            for name, array in arrays.items():
-                key = f"feed{number}/{name}" if number else name
-                wide = array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array
-                with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asarray(wide), allow_pickle=False)
+def key_of(feed: int, name: str) -> str:
+    """What an array of a feed is called in a file."""
+    return f"feed{feed}/{name}" if feed else name
 
 
-def _by_feed(path: Path, arrays: Mapping[str, Array]) -> list[dict[str, Array]]:
-    feeds: dict[int, dict[str, Array]] = {}
+def by_feed(path: Path, arrays: Mapping[str, T]) -> list[dict[str, T]]:
+    """The arrays of a file by feed; raises `UserError` where numbers of feeds are missing."""
+    feeds: dict[int, dict[str, T]] = {}
     for key, array in arrays.items():
         match = _PREFIX.fullmatch(key)
         number, name = (int(match[1]), match[2]) if match else (0, key)

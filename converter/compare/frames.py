@@ -17,6 +17,7 @@ import numpy as np
 
 from converter.compare.jsonable import jsonable
 from converter.compare.metrics import Array, psnr
+from converter.compare.stored_array import AnyArray
 from converter.errors import UserError
 
 SSIM_WINDOW = 11
@@ -69,7 +70,7 @@ class FrameTable:
         return {**fields, "psnr_db": jsonable(self.psnr_db), "ssim": jsonable(self.ssim)}
 
 
-def frame_table(reference: Array, candidate: Array, data_range: float) -> FrameTable | None:
+def frame_table(reference: AnyArray, candidate: AnyArray, data_range: float) -> FrameTable | None:
     """Compare videos (N, C, T, H, W) or images (N, C, H, W); None for any other rank.
 
     Raises `UserError` when scikit-image is not installed.
@@ -84,14 +85,22 @@ def frame_table(reference: Array, candidate: Array, data_range: float) -> FrameT
     return FrameTable(data_range, frames)
 
 
-def _frames(reference: Array, candidate: Array) -> Iterator[tuple[int, int, Array, Array]]:
+def _frames(reference: AnyArray, candidate: AnyArray) -> Iterator[tuple[int, int, Array, Array]]:
     """Every (C, H, W) pair in float64, with its sample and frame number."""
-    if reference.ndim == 4:
-        reference, candidate = reference[:, :, None], candidate[:, :, None]
     for sample in range(reference.shape[0]):
-        for frame in range(reference.shape[2]):
-            left, right = reference[sample, :, frame], candidate[sample, :, frame]
+        for frame in range(frame_count(reference)):
+            left, right = (frame_of(array, sample, frame) for array in (reference, candidate))
             yield sample, frame, left.astype(np.float64), right.astype(np.float64)
+
+
+def frame_count(array: AnyArray) -> int:
+    """How many frames a sample of a video (N, C, T, H, W) has; that of an image is one."""
+    return int(array.shape[2]) if array.ndim == 5 else 1
+
+
+def frame_of(array: AnyArray, sample: int, frame: int) -> Array:
+    """One frame (C, H, W) of a video, or an image."""
+    return array[sample, :, frame] if array.ndim == 5 else array[sample]
 
 
 def _frame(
@@ -136,12 +145,18 @@ def _spread(values: list[float]) -> Spread:
     return Spread(sum(known) / len(known), min(known), max(known))
 
 
+def check_installed() -> None:
+    """Raise `UserError` when scikit-image is not installed."""
+    _ssim()
+
+
 def _ssim() -> Callable[..., Any]:
     try:
         module = importlib.import_module("skimage.metrics")
     except ImportError as error:
         raise UserError(
-            "SSIM needs scikit-image; install it by pip install 'convert-vae[report]'."
+            "SSIM needs scikit-image; install it by pip install 'convert-vae[report]', or leave "
+            "frames out by --no-frames."
         ) from error
     function: Callable[..., Any] = module.structural_similarity
     return function

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from converter.compare.jsonable import jsonable
-from converter.compare.metrics import Array, slices
+from converter.compare.metrics import slices
+from converter.compare.stored_array import AnyArray
 
 PER_DECADE = 4
 _FIRST, _LAST = -20, 10
@@ -33,7 +34,7 @@ class Histogram:
         return {**jsonable(self), "bins_per_decade": PER_DECADE}
 
 
-def histogram(reference: Array, candidate: Array) -> Histogram:
+def histogram(reference: AnyArray, candidate: AnyArray) -> Histogram:
     """Count the absolute errors of two arrays of one shape and type, in float64."""
     zero = 0
     counts = np.zeros((_LAST - _FIRST) * PER_DECADE, np.int64)

@@ -10,18 +10,19 @@ import ml_dtypes
 import numpy as np
 
 from converter.compare.output_difference import EXACT_TYPES, OutputDifference
+from converter.compare.stored_array import PART, AnyArray, parts
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Elements a slice: half a megabyte in float64, which stays in a core's cache.
-SLICE = 1 << 16
+SLICE = PART
+"""Elements a slice."""
 
 
-def difference(name: str, reference: Array, candidate: Array) -> OutputDifference:
+def difference(name: str, reference: AnyArray, candidate: AnyArray) -> OutputDifference:
     """Compare two arrays element by element.
 
-    Takes one pass in slices of `SLICE` elements; needs some 3 MB beside the two arrays, which
-    are copied only if they are not contiguous.
+    Takes one pass in slices of `SLICE` elements, some 3 MB. Arrays in memory are copied only if
+    they are not contiguous; of stored ones memory holds a slice.
     """
     if reference.shape != candidate.shape or reference.dtype != candidate.dtype:
         return _incomparable(name, reference, candidate)
@@ -31,11 +32,11 @@ def difference(name: str, reference: Array, candidate: Array) -> OutputDifferenc
     return sums.result(name, reference)
 
 
-def slices(reference: Array, candidate: Array) -> Iterator[tuple[int, Array, Array]]:
+def slices(reference: AnyArray, candidate: AnyArray) -> Iterator[tuple[int, Array, Array]]:
     """Both arrays flat, `SLICE` elements at a time, with the index of the first."""
-    left, right = reference.reshape(-1), candidate.reshape(-1)
-    for start in range(0, left.size, SLICE):
-        yield start, left[start : start + SLICE], right[start : start + SLICE]
+    both = zip(parts(reference, SLICE), parts(candidate, SLICE), strict=True)
+    for number, (left, right) in enumerate(both):
+        yield number * SLICE, left, right
 
 
 def is_exact(dtype: np.dtype[Any]) -> bool:
@@ -93,7 +94,7 @@ class _Sums:
         if self.first_nonfinite_unequal is None and unequal.any():
             self.first_nonfinite_unequal = start + int(unequal.argmax())
 
-    def result(self, name: str, reference: Array) -> OutputDifference:
+    def result(self, name: str, reference: AnyArray) -> OutputDifference:
         """The figures of everything taken in."""
         empty = reference.size == 0
         problem = "" if self.finite or empty else "no element is finite on both sides"
@@ -163,7 +164,7 @@ def _unravel(index: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(axis) for axis in np.unravel_index(index, shape))
 
 
-def _incomparable(name: str, reference: Array, candidate: Array) -> OutputDifference:
+def _incomparable(name: str, reference: AnyArray, candidate: AnyArray) -> OutputDifference:
     nan = math.nan
     return OutputDifference(
         name=name,

@@ -11,6 +11,8 @@ import numpy as np
 
 from converter.compare.detail import OutputDetail
 from converter.compare.feeds import Array
+from converter.compare.frames import frame_count, frame_of
+from converter.compare.stored_array import AnyArray
 
 Image = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -62,19 +64,13 @@ def look(found: OutputDetail) -> Look | None:
     return Look(low, high, _gain((found.quantiles[-1] or one.max_abs) / (high - low)))
 
 
-def frame_of(array: Array, frame: int) -> Array:
+def visible(array: AnyArray, frame: int) -> Array:
     """One frame of the first sample as (1 or 3, H, W) in float32.
 
     Three channels are red, green and blue; of other numbers the first is shown in grey.
     """
-    video = array[0] if array.ndim == 5 else array[0][:, None]
-    kept = video if video.shape[0] == 3 else video[:1]
-    return np.asarray(kept[:, frame], np.float32)
-
-
-def frame_count(array: Array) -> int:
-    """How many frames a sample has; an image is one."""
-    return int(array.shape[2]) if array.ndim == 5 else 1
+    whole = frame_of(array, 0, frame)
+    return np.asarray(whole if whole.shape[0] == 3 else whole[:1], np.float32)
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ class Strip:
 def strip(
     output: str,
     feed: int,
-    arrays: tuple[Array, Array],
+    arrays: tuple[AnyArray, AnyArray],
     shown_as: Look,
     frames: Sequence[int],
 ) -> Strip:
@@ -111,7 +107,7 @@ def strip(
     """
     made = []
     for frame in frames:
-        one, two = (frame_of(array, frame) for array in arrays)
+        one, two = (visible(array, frame) for array in arrays)
         step = math.ceil(max(one.shape[1:]) / MAX_SIDE)
         made.append(
             FramePictures(
@@ -133,7 +129,7 @@ def choose_frames(total: int, most: int, wanted: Collection[int] = ()) -> list[i
     return sorted(chosen)
 
 
-def affordable(array: Array, pictures: int) -> int:
+def affordable(array: AnyArray, pictures: int) -> int:
     """How many frames may be shown where each needs that many pictures of an array's frame."""
     height, width = array.shape[-2:]
     step = math.ceil(max(height, width) / MAX_SIDE)

@@ -6,19 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from converter.compare.diff_result import CandidateResult, OutputVerdict
-from converter.compare.feeds import Array
+from converter.compare.frames import frame_count
 from converter.compare.pictures import (
     Look,
     Strip,
     affordable,
     choose_frames,
-    frame_count,
     look,
     strip,
 )
 from converter.compare.sides import alike
+from converter.compare.stored_array import AnyArray
 
-Run = Mapping[str, Array]
+Run = Mapping[str, AnyArray]
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Shown:
 
     candidate: int
     verdict: OutputVerdict
-    reference: Array
-    array: Array
+    reference: AnyArray
+    array: AnyArray
     look: Look
 
     @property

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from converter.compare.diff_result import CandidateResult
-from converter.compare.pictures import Image, frame_count, frame_of
+from converter.compare.frames import frame_count
+from converter.compare.pictures import Image, visible
 from converter.compare.showing import Run, Shown, shown
 from converter.errors import UserError
+from converter.output_files import check_writable
 from converter.video_file import SUFFIXES, VideoWriter
 
 LEAST_WIDTH = 240
@@ -29,8 +31,7 @@ def check_video_path(path: Path) -> None:
     """Raise `UserError` unless a video can be written there."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"--video {path}: the form must be one of {', '.join(SUFFIXES)}.")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"--video {path}: the folder does not exist.")
+    check_writable("--video", path)
     for module, package, extra in (("av", "PyAV", "video"), ("PIL.ImageFont", "Pillow", "report")):
         try:
             importlib.import_module(module)
@@ -83,7 +84,7 @@ def _captions(label: str, results: Sequence[CandidateResult], one: Shown) -> lis
 
 def _row(one: Shown, frame: int, captions: Sequence[str]) -> Image:
     """One candidate's three pictures beside each other, each under its caption."""
-    left, right = frame_of(one.reference, frame), frame_of(one.array, frame)
+    left, right = visible(one.reference, frame), visible(one.array, frame)
     pictures = (one.look.picture(left), one.look.picture(right), one.look.error(left, right))
     columns = []
     for picture, caption in zip(pictures, captions, strict=True):

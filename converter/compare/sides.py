@@ -13,7 +13,6 @@ import ml_dtypes
 import numpy as np
 import onnx
 
-from converter.compare.feed_files import read_arrays
 from converter.compare.feeds import Array
 from converter.compare.interface import (
     Interface,
@@ -23,6 +22,9 @@ from converter.compare.interface import (
     show_shape,
 )
 from converter.compare.running import Runner, make_runner
+from converter.compare.saved_file import open_saved
+from converter.compare.spool import Spool
+from converter.compare.stored_array import AnyArray
 from converter.errors import UserError
 from converter.session import SessionSettings
 
@@ -58,6 +60,10 @@ class Graph:
     def output_names(self) -> list[str]:
         """In the graph's order."""
         return [spec.name for spec in self.interface.outputs]
+
+    def output_specs(self) -> list[dict[str, TensorSpec]]:
+        """By name; the same for every feed."""
+        return [{spec.name: spec for spec in self.interface.outputs}]
 
     def runner(self, provider: str, settings: SessionSettings) -> Runner:
         """What runs it."""
@@ -98,6 +104,10 @@ class Upstream:
         """One, the video or the latent."""
         return [spec.name for spec in self.interface.outputs]
 
+    def output_specs(self) -> list[dict[str, TensorSpec]]:
+        """By name; the same for every feed."""
+        return [{spec.name: spec for spec in self.interface.outputs}]
+
     def runner(self, provider: str, settings: SessionSettings) -> Runner:
         """PyTorch on the CPU, whatever the provider of the graphs."""
         # Imported here: it needs PyTorch, an extra, and a comparison of graphs needs none.
@@ -111,7 +121,7 @@ class Saved:
     """Outputs from a file, one dictionary a feed."""
 
     path: Path
-    runs: tuple[dict[str, Array], ...]
+    runs: tuple[dict[str, AnyArray], ...]
 
     @property
     def label(self) -> str:
@@ -123,15 +133,20 @@ class Saved:
         """In the file's order."""
         return list(self.runs[0])
 
+    def output_specs(self) -> list[dict[str, TensorSpec]]:
+        """By name, a dictionary a feed."""
+        return [{name: _spec_of(name, array) for name, array in run.items()} for run in self.runs]
+
 
 Runnable = Graph | Upstream
 Side = Runnable | Saved
 
 
-def open_side(path: Path, weights_seed: int | None = None) -> Side:
+def open_side(path: Path, spool: Spool, weights_seed: int | None = None) -> Side:
     """A graph or saved outputs, by the file's suffix, or what PyTorch runs, by a prefix.
 
-    Raises `UserError` for anything else. `weights_seed` is for presets without weights.
+    Raises `UserError` for anything else. `weights_seed` is for presets without weights; `spool`
+    takes what saved outputs need to be unpacked.
     """
     prefix = next((p for p in (TORCH, TORCH_ENCODER) if str(path).startswith(p)), None)
     if prefix is not None:
@@ -141,13 +156,21 @@ def open_side(path: Path, weights_seed: int | None = None) -> Side:
         found = upstream_interface(source, weights_seed, encoder=prefix == TORCH_ENCODER)
         return Upstream(prefix, source, weights_seed, found, onnx.ModelProto())
     if path.suffix == ".npz":
-        return Saved(path, tuple(read_arrays(path)))
+        return Saved(path, tuple(open_saved(path, spool)))
     if not path.is_file():
         raise UserError(f"{path} does not exist or is not a file.")
     skeleton = load_skeleton(path)
     if not skeleton.HasField("graph"):
         raise UserError(f"{path} is not an ONNX model: it holds no graph.")
     return Graph(path, read_interface(skeleton, path), skeleton)
+
+
+def leading(sides: tuple[Side, ...]) -> Runnable | None:
+    """What feeds are made for: the first graph, else the first side that takes feeds at all."""
+    takes_feeds = [side for side in sides if isinstance(side, Runnable)]
+    return next(
+        (side for side in takes_feeds if isinstance(side, Graph)), next(iter(takes_feeds), None)
+    )
 
 
 def pair(
@@ -179,12 +202,36 @@ def pair_inputs(lead: Runnable, other: Runnable) -> dict[str, TensorSpec]:
     specs = {spec.name: spec for spec in other.interface.inputs}
     pairs = {spec: specs[names[spec.name]] for spec in lead.interface.inputs}
     for left, right in pairs.items():
-        if not _feedable(left, right):
+        if not _compatible(left, right):
             how = "by name" if left.name == right.name else "by position"
             raise UserError(
                 f"the inputs do not match ({how}): {left} in {lead.path}, {right} in {other.path}."
             )
     return {left.name: right for left, right in pairs.items()}
+
+
+def pair_outputs(reference: Side, candidate: Side) -> dict[str, str]:
+    """The candidate's name for each of the reference's outputs.
+
+    Raises `UserError` where the counts differ, and where shapes or types are known to.
+    """
+    names = pair("outputs", reference, candidate, reference.output_names, candidate.output_names)
+    left, right = reference.output_specs(), candidate.output_specs()
+    feeds = max(len(left), len(right))
+    if len(left) == 1:
+        left *= feeds
+    if len(right) == 1:
+        right *= feeds
+    for feed, (ones, others) in enumerate(zip(left, right, strict=False)):
+        for name, other in names.items():
+            if not _compatible(ones[name], others[other]):
+                how = "by name" if name == other else "by position"
+                where = f", feed {feed}" if feeds > 1 else ""
+                raise UserError(
+                    f"the outputs do not match ({how}{where}): {ones[name]} in {reference.path}, "
+                    f"{others[other]} in {candidate.path}."
+                )
+    return names
 
 
 def dtype_of(spec: TensorSpec) -> np.dtype[Any]:
@@ -208,7 +255,7 @@ def check_feed(spec: TensorSpec, array: Array, where: str) -> Array:
     return array.astype(wanted, copy=False)
 
 
-def alike(reference: Array, candidate: Array) -> tuple[Array, Array]:
+def alike(reference: AnyArray, candidate: AnyArray) -> tuple[AnyArray, AnyArray]:
     """Both arrays in the wider type where both are floats, else as they are."""
     if reference.dtype == candidate.dtype:
         return reference, candidate
@@ -227,7 +274,11 @@ def _fits(spec: TensorSpec, shape: tuple[int, ...]) -> bool:
     )
 
 
-def _feedable(left: TensorSpec, right: TensorSpec) -> bool:
+def _spec_of(name: str, array: AnyArray) -> TensorSpec:
+    return TensorSpec(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+
+
+def _compatible(left: TensorSpec, right: TensorSpec) -> bool:
     types = (dtype_of(left), dtype_of(right))
     if types[0] != types[1] and not (types[0] in FLOATS and types[1] in FLOATS):
         return False

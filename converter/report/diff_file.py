@@ -7,8 +7,8 @@ from pathlib import Path
 
 from converter.compare.diff_result import DiffResult
 from converter.errors import UserError
-from converter.output_files import write_text
-from converter.report.diff_html import to_html
+from converter.output_files import check_writable, write_text
+from converter.report.diff_html import check_installed, to_html
 from converter.report.diff_markdown import to_markdown
 
 FORMS = (".html", ".md", ".json")
@@ -18,8 +18,9 @@ def check_report_path(path: Path) -> None:
     """Raise `UserError` unless the report can be written there in a known form."""
     if path.suffix not in FORMS:
         raise UserError(f"--report {path}: the form must be one of {', '.join(FORMS)}.")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"--report {path}: the folder does not exist.")
+    check_writable("--report", path)
+    if path.suffix == ".html":
+        check_installed()
 
 
 def write_report(path: Path, result: DiffResult) -> None:

@@ -60,6 +60,12 @@ def to_html(result: DiffResult) -> str:
     return page
 
 
+def check_installed() -> None:
+    """Raise `UserError` where jinja2 or Pillow is not installed."""
+    _library("jinja2", "Jinja2")
+    _library("PIL.Image", "Pillow")
+
+
 def gates_sentence(result: DiffResult) -> str:
     """The gates in words."""
     given = [("", result.gates.limits), *result.gates.by_output.items()]

@@ -15,7 +15,7 @@ from pathlib import Path
 import onnx
 from onnx import helper, shape_inference
 
-from converter.errors import UserError
+from converter import model_file
 
 OVERHEAD = 2.4
 """Measured over estimated, on the CPU provider, for a converted Wan 2.1 in chunks of 2: 2.0 to 2.4
@@ -29,10 +29,7 @@ def run_bytes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
         path: The graph.
         shapes: Of all inputs, and of outputs where they are known.
     """
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's and the file system's
-        raise UserError(f"the graph {path} cannot be read: {error}.") from error
+    model, _ = model_file.parse(path)
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     for value in (*graph.input, *graph.output):

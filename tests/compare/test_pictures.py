@@ -8,9 +8,9 @@ from converter.compare.pictures import (
     MAX_SIDE,
     affordable,
     choose_frames,
-    frame_of,
     look,
     strip,
+    visible,
 )
 
 
@@ -100,6 +100,6 @@ def test_what_is_no_number_is_shown_and_what_is_no_picture_is_not():
 
 def test_an_image_is_one_frame():
     image = np.arange(24, dtype=np.float32).reshape(1, 3, 2, 4)
-    np.testing.assert_array_equal(frame_of(image, 0), image[0])
+    np.testing.assert_array_equal(visible(image, 0), image[0])
     video = np.arange(48, dtype=np.float32).reshape(1, 3, 2, 2, 4)
-    np.testing.assert_array_equal(frame_of(video, 1), video[0, :, 1])
+    np.testing.assert_array_equal(visible(video, 1), video[0, :, 1])

@@ -56,5 +56,5 @@ def test_shapes_that_cannot_be_told(tmp_path):
 
 def test_no_graph(tmp_path):
     (tmp_path / "g.onnx").write_bytes(b"no graph")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is not an ONNX file"):
         run_bytes(tmp_path / "g.onnx", {})
