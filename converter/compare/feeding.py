@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,8 @@ from converter.compare.diff_result import FeedInfo
 from converter.compare.feed_files import read_arrays
 from converter.compare.feeds import Array, Shapes
 from converter.compare.interface import TensorSpec
-from converter.compare.running import Seeded, run_first_legal
+from converter.compare.room import refuse_beyond_memory
+from converter.compare.running import Seeded, run_first_legal, show_shapes
 from converter.compare.sides import Runnable, check_feed, dtype_of
 from converter.errors import UserError
 from converter.session import SessionSettings
@@ -59,6 +61,8 @@ def make_feeds(
         ]
         return tuple(read)
     shapes = _legal_shapes(lead, plan, provider, settings, notify)
+    need = sum(math.prod(shapes[spec.name]) * dtype_of(spec).itemsize for spec in inputs)
+    refuse_beyond_memory(f"{plan.count} x {show_shapes(shapes)}", plan.count * need)
     seeds = range(plan.seed, plan.seed + plan.count)
     return tuple(Feed(f"seed {seed}", feeds.make_feed(inputs, shapes, seed)) for seed in seeds)
 

@@ -31,6 +31,6 @@ def refuse_beyond_memory(what: str, need: int) -> None:
     free = available_bytes()
     if free is not None and need > free:
         raise UserError(
-            f"{what} needs at least {decimal(need)} of memory, by the sizes of its tensors, and "
-            f"{decimal(free)} are free; give smaller inputs."
+            f"{what} would take at least {decimal(need)} of memory, by the sizes of its tensors, "
+            f"and {decimal(free)} are free; give smaller inputs."
         )
