@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def read_arrays(path: Path) -> dict[str, Array]:
         raise
     except (Exception, SystemError) as error:  # each library has exceptions of its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is not a readable {path.suffix} file: {reason}.") from error
+        kind = f"{path} is not a readable {path.suffix} file"
+        raise UserError(f"{kind}: {reason.rstrip('.')}.") from error
     if not arrays:
         raise UserError(f"{path} holds no array.")
     return arrays
@@ -59,7 +61,12 @@ def _read_safetensors(path: Path) -> dict[str, Array]:
 
 def _read_pt(path: Path) -> dict[str, Array]:
     torch = _library("torch", "PyTorch", "export")
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # PyTorch's own sentence advises to run the code
+        raise UserError(
+            f"{path} is not a readable {path.suffix} file: it is damaged, or holds more than tensors."
+        ) from error
     tensors = loaded if isinstance(loaded, dict) else {"": loaded}
     if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise UserError(f"{path} holds something else than a tensor or a dictionary of tensors.")

@@ -17,7 +17,7 @@ from converter import accuracy, model_file, output_files, provenance
 from converter.choice import FAST, Chooser, cheapest
 from converter.constants import Workshop
 from converter.conv3d import ConstantWeight, Conv3D, Unread, find_conv3d
-from converter.errors import UserError
+from converter.errors import CannotCompareError, UserError
 from converter.kernels import GENERIC, Target
 from converter.layout import make_frame_major
 from converter.layout.view import View
@@ -369,16 +369,19 @@ def _validate(job: _Job, pending: PendingOutput) -> Validation:
     # Imported here: onnxruntime is an extra, and a conversion without validation needs none.
     from converter.compare.validate import validate
 
-    return validate(
-        job.source,
-        pending.model_path,
-        shapes=job.options.shapes,
-        seed=job.options.seed,
-        provider=job.options.provider,
-        settings=job.options.session_settings,
-        min_psnr=job.options.min_psnr,
-        progress=job.clock.notify,
-    )
+    try:
+        return validate(
+            job.source,
+            pending.model_path,
+            shapes=job.options.shapes,
+            seed=job.options.seed,
+            provider=job.options.provider,
+            settings=job.options.session_settings,
+            min_psnr=job.options.min_psnr,
+            progress=job.clock.notify,
+        )
+    except CannotCompareError as error:
+        raise UserError(f"{str(error).rstrip('.')}; use --no-validate.") from error
 
 
 class _Clock:

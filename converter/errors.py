@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Command lines print it on stderr and exit with code 2; no traceback is shown.
     """
+
+
+class CannotCompareError(UserError):
+    """A graph that nothing here can run, so that it can be converted but not compared."""

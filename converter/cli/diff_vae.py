@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from converter.cli.common import (
 from converter.cli.progress import progress
 from converter.compare.diff import DiffRequest, diff
 from converter.compare.feeding import FeedPlan
-from converter.compare.gates import Gates, Limits
+from converter.compare.gates import MIN_SSIM, Gates, Limits
 from converter.compare.layers import SLICE
 from converter.errors import UserError
 from converter.providers import choose
@@ -163,21 +164,32 @@ def parse_gates(given: dict[str, Sequence[str]]) -> Gates:
     limits: dict[str, dict[str, float]] = {}
     for gate, values in given.items():
         for value in values:
-            output, _, text = value.rpartition("=")
+            output, equals, text = value.rpartition("=")
+            if equals and not output:
+                raise _malformed(gate, value)
             limits.setdefault(output, {})[gate] = _number(gate, value, text)
     for_all = Limits(**limits.pop("", {}))
     return Gates(for_all, {output: Limits(**gates) for output, gates in limits.items()})
 
 
 def _number(gate: str, value: str, text: str) -> float:
-    option = f"--{gate.replace('_', '-')}"
     try:
         number = float(text)
     except ValueError as error:
-        raise UserError(f"{option} {value!r} is not of the form VALUE or NAME=VALUE.") from error
-    if not number >= 0:
-        raise UserError(f"{option} {value} must be a number of at least 0.")
+        raise _malformed(gate, value) from error
+    if not 0 <= number < math.inf:
+        raise UserError(f"{_option(gate)} {value} must be a finite number of at least 0.")
+    if gate == MIN_SSIM and number > 1:
+        raise UserError(f"{_option(gate)} {value}: SSIM is at most 1.")
     return number
+
+
+def _malformed(gate: str, value: str) -> UserError:
+    return UserError(f"{_option(gate)} {value!r} is not of the form VALUE or NAME=VALUE.")
+
+
+def _option(gate: str) -> str:
+    return f"--{gate.replace('_', '-')}"
 
 
 if __name__ == "__main__":

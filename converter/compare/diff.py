@@ -39,8 +39,10 @@ from converter.compare.sides import (
     Side,
     alike,
     leading,
+    not_alike,
     open_side,
     pair_inputs,
+    spec_of,
 )
 from converter.compare.spool import Spool
 from converter.compare.stored_array import AnyArray
@@ -205,11 +207,18 @@ def _compare(
     notify: Notify,
 ) -> CandidateResult:
     notify(f"comparing {right.label}")
-    verdicts = tuple(
-        _verdict(feed, (name, other), (one[name], two[other]), request)
-        for feed, (one, two) in enumerate(zip(reference.runs, candidate.runs, strict=True))
-        for name, other in names.items()
-    )
+    verdicts = []
+    for feed, (one, two) in enumerate(zip(reference.runs, candidate.runs, strict=True)):
+        for name, other in names.items():
+            arrays = alike(one[name], two[other])
+            left_spec, right_spec = spec_of(name, arrays[0]), spec_of(other, arrays[1])
+            same = (left_spec.dims, arrays[0].dtype) == (right_spec.dims, arrays[1].dtype)
+            if not same and not request.layers:  # which may say where it began
+                where = feed if len(reference.runs) > 1 else None
+                raise not_alike(
+                    reference.info.path, left_spec, candidate.info.path, right_spec, where
+                )
+            verdicts.append(_verdict(feed, (name, other), arrays, request))
     if not any(verdict.detail.difference.shape.count(0) == 0 for verdict in verdicts):
         raise UserError(
             f"every output of {reference.info.path} is empty, so there is nothing to compare."
@@ -225,13 +234,13 @@ def _compare(
         for name, (one, two) in types.items()
         if one != two
     ]
-    return CandidateResult(candidate.info, verdicts, tuple(notes), plan=_plan(right))
+    return CandidateResult(candidate.info, tuple(verdicts), tuple(notes), plan=_plan(right))
 
 
 def _verdict(
     feed: int, names: tuple[str, str], arrays: tuple[AnyArray, AnyArray], request: DiffRequest
 ) -> OutputVerdict:
-    one, two = alike(*arrays)
+    one, two = arrays
     found = detail(
         names[0],
         one,

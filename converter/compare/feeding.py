@@ -62,9 +62,14 @@ def make_feeds(
         return tuple(read)
     shapes = _legal_shapes(lead, plan, provider, settings, notify)
     need = sum(math.prod(shapes[spec.name]) * dtype_of(spec).itemsize for spec in inputs)
-    refuse_beyond_memory(f"{plan.count} x {show_shapes(shapes)}", plan.count * need)
+    refuse_beyond_memory(f"{counted(plan.count)} of {show_shapes(shapes)}", plan.count * need)
     seeds = range(plan.seed, plan.seed + plan.count)
     return tuple(Feed(f"seed {seed}", feeds.make_feed(inputs, shapes, seed)) for seed in seeds)
+
+
+def counted(feeds: int) -> str:
+    """How many feeds, in words."""
+    return f"{feeds} feed" if feeds == 1 else f"{feeds} feeds"
 
 
 def _label(path: Path, number: int, count: int) -> str:

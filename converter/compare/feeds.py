@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from converter.compare.interface import TensorSpec, show_shape
 from converter.compare.open_size import OpenSize, parse
-from converter.errors import UserError
+from converter.errors import CannotCompareError, UserError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shapes = dict[str, tuple[int, ...]]
@@ -186,4 +186,4 @@ def _values(spec: TensorSpec, shape: tuple[int, ...], random: np.random.Generato
         return random.standard_normal(shape)
     if dtype in (np.float32, np.float16):
         return random.standard_normal(shape, np.float32).astype(dtype, copy=False)
-    raise UserError(f"input {spec} has a type that cannot be fed; use --no-validate.")
+    raise CannotCompareError(f"input {spec} has a type that cannot be fed.")

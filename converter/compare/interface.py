@@ -10,7 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
-from converter.errors import UserError
+from converter.errors import CannotCompareError, UserError
 
 Dim = int | str | None
 
@@ -104,9 +104,8 @@ def _same(before: TensorSpec, after: TensorSpec, strict: bool) -> bool:
 def _spec(value: onnx.ValueInfoProto, path: str | Path) -> TensorSpec:
     tensor = value.type.tensor_type
     if value.type.WhichOneof("value") != "tensor_type" or tensor.elem_type == TensorProto.STRING:
-        raise UserError(
-            f"{path}: {value.name} is not a tensor of numbers, so the graph cannot be compared; "
-            "use --no-validate."
+        raise CannotCompareError(
+            f"{path}: {value.name} is not a tensor of numbers, so the graph cannot be compared."
         )
     if not tensor.HasField("shape"):
         return TensorSpec(value.name, tensor.elem_type, None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from converter.compare import frames
 from converter.compare.diff_request import DiffRequest
-from converter.compare.feeding import Feed
+from converter.compare.feeding import Feed, counted
 from converter.compare.interface import TensorSpec
 from converter.compare.room import check_run
 from converter.compare.side_by_side import check_video_path
@@ -65,6 +65,9 @@ def check_sides(request: DiffRequest, lead: Runnable | None, sides: tuple[Side, 
         if name not in sides[0].output_names:
             known = ", ".join(sides[0].output_names)
             raise UserError(f"a gate names the output {name!r}; there are: {known}.")
+    limits = [request.gates.limits, *request.gates.by_output.values()]
+    if not request.frames and any(one.min_ssim is not None for one in limits):
+        raise UserError("--min-ssim needs frames, which --no-frames leaves out.")
     if len(sides) > 1:
         _check_frames(request, sides[0])
     return pairs
@@ -78,13 +81,13 @@ def check_feeds(
     for side in saved:
         if feeds and len(side.runs) != len(feeds):
             raise UserError(
-                f"{side.path} holds the outputs of {len(side.runs)} feeds, but there are "
+                f"{side.path} holds the outputs of {counted(len(side.runs))}, and there are "
                 f"{len(feeds)}; give the same feeds by --feed."
             )
         if len(side.runs) != len(saved[0].runs):
             raise UserError(
-                f"{saved[0].path} holds the outputs of {len(saved[0].runs)} feeds, {side.path} of "
-                f"{len(side.runs)}."
+                f"{saved[0].path} holds the outputs of {counted(len(saved[0].runs))}, {side.path} "
+                f"of {len(side.runs)}."
             )
     if lead is None or choose(request.provider).name != CPU:
         return

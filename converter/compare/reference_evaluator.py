@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from converter.compare.reference_conv import conv, multiplications
-from converter.errors import UserError
+from converter.errors import CannotCompareError, UserError
 from converter.session import RunError, first_line
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -21,7 +21,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 WORK_LIMIT = 2 * 10**10
 
 
-class TooMuchWorkError(UserError):
+class TooMuchWorkError(CannotCompareError):
     """The graph would keep the reference evaluator busy for minutes."""
 
 
@@ -37,9 +37,9 @@ class ReferenceRunner:
         try:
             self._evaluator = self._evaluator_class()(str(path))
         except Exception as error:  # whatever the evaluator meets in a graph it does not know
-            raise UserError(
+            raise CannotCompareError(
                 f"{path} runs neither in onnxruntime nor in the ONNX reference evaluator "
-                f"({first_line(error)}); use --no-validate."
+                f"({first_line(error)})."
             ) from error
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
@@ -63,7 +63,7 @@ class ReferenceRunner:
         if self._work > self._work_limit:
             raise TooMuchWorkError(
                 f"{self._path} is too large for the ONNX reference evaluator, and onnxruntime "
-                "cannot run it; give a smaller --shape or use --no-validate"
+                "cannot run it; give a smaller --shape"
             )
 
     def _evaluator_class(self) -> type[ReferenceEvaluator]:

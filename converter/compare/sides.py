@@ -135,7 +135,7 @@ class Saved:
 
     def output_specs(self) -> list[dict[str, TensorSpec]]:
         """By name, a dictionary a feed."""
-        return [{name: _spec_of(name, array) for name, array in run.items()} for run in self.runs]
+        return [{name: spec_of(name, array) for name, array in run.items()} for run in self.runs]
 
 
 Runnable = Graph | Upstream
@@ -225,13 +225,20 @@ def pair_outputs(reference: Side, candidate: Side) -> dict[str, str]:
     for feed, (ones, others) in enumerate(zip(left, right, strict=False)):
         for name, other in names.items():
             if not _compatible(ones[name], others[other]):
-                how = "by name" if name == other else "by position"
-                where = f", feed {feed}" if feeds > 1 else ""
-                raise UserError(
-                    f"the outputs do not match ({how}{where}): {ones[name]} in {reference.path}, "
-                    f"{others[other]} in {candidate.path}."
-                )
+                where = feed if feeds > 1 else None
+                raise not_alike(reference.path, ones[name], candidate.path, others[other], where)
     return names
+
+
+def not_alike(
+    reference: Path, left: TensorSpec, candidate: Path, right: TensorSpec, feed: int | None = None
+) -> UserError:
+    """Which side has which shape and type of an output, and how the two were paired."""
+    how = "by name" if left.name == right.name else "by position"
+    where = "" if feed is None else f", feed {feed}"
+    return UserError(
+        f"the outputs do not match ({how}{where}): {left} in {reference}, {right} in {candidate}."
+    )
 
 
 def dtype_of(spec: TensorSpec) -> np.dtype[Any]:
@@ -274,7 +281,8 @@ def _fits(spec: TensorSpec, shape: tuple[int, ...]) -> bool:
     )
 
 
-def _spec_of(name: str, array: AnyArray) -> TensorSpec:
+def spec_of(name: str, array: AnyArray) -> TensorSpec:
+    """What an array is, as a graph would state it."""
     return TensorSpec(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
 
 

@@ -70,27 +70,6 @@ def test_the_outputs_of_another_machine_are_compared(pair, tmp_path):
     assert json.loads(done.stdout)["reference"]["seconds"] is None
 
 
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["missing.onnx"], "does not exist"),
-        (["{b}", "--atol", "much"], "--atol 'much' is not of the form VALUE or NAME=VALUE"),
-        (["{b}", "--min-psnr", "-1"], "--min-psnr -1 must be a number of at least 0"),
-        (["{b}", "--min-psnr", "nan"], "must be a number of at least 0"),
-        (["{b}", "--feed", "missing.npy"], "missing.npy does not exist"),
-        (["{b}", "--shape", "x=1x2x3x12x17"], "has 17 on axis 4"),
-        ([], "name a candidate"),
-    ],
-)
-def test_bad_input_is_one_sentence_and_2(pair, arguments, complaint):
-    done = diff_vae(pair[0], *(a.format(b=pair[1]) for a in arguments))
-    assert done.exit_code == 2
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert complaint in line
-
-
 def test_gates_are_read_by_output():
     found = parse_gates({"atol": ["1", "y=2", "1e-3"], "min_ssim": ["y=0.5"]})
     assert found == Gates(Limits(atol=1e-3), {"y": Limits(atol=2, min_ssim=0.5)})

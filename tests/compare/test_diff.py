@@ -177,7 +177,7 @@ def test_other_numbers_of_feeds_are_refused(pair, tmp_path):
     diff(pair[0], pair[1:], DiffRequest(save_outputs=tmp_path / "one"))
     with pytest.raises(UserError, match=r"of 2 feeds, .* of 1"):
         diff(tmp_path / "two/a.npz", (tmp_path / "one/b.npz",), DiffRequest())
-    with pytest.raises(UserError, match="holds the outputs of 2 feeds, but there are 1"):
+    with pytest.raises(UserError, match="holds the outputs of 2 feeds, and there are 1"):
         diff(tmp_path / "two/a.npz", (pair[1],), DiffRequest())
 
 
