@@ -64,9 +64,8 @@ def _read_pt(path: Path) -> dict[str, Array]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # PyTorch's own sentence advises to run the code
-        raise UserError(
-            f"{path} is not a readable {path.suffix} file: it is damaged, or holds more than tensors."
-        ) from error
+        kind = f"{path} is not a readable {path.suffix} file"
+        raise UserError(f"{kind}: it is damaged, or holds more than tensors.") from error
     tensors = loaded if isinstance(loaded, dict) else {"": loaded}
     if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise UserError(f"{path} holds something else than a tensor or a dictionary of tensors.")

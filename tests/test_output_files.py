@@ -8,7 +8,12 @@ from onnx.numpy_helper import to_array
 
 from converter import model_file, output_files
 from converter.errors import UserError
-from converter.output_files import pending_output, refuse_to_replace, write_text
+from converter.output_files import (
+    check_writable,
+    pending_output,
+    refuse_to_replace,
+    write_text,
+)
 from tests import small_models
 from tests.small_models import files, save, save_external
 
@@ -188,3 +193,17 @@ def test_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError):  # noqa: PT011
         write_text(path, "new")
     assert files(tmp_path) == {"plan.json": "old ü\n".encode()}
+
+
+def test_where_a_file_can_be_made_is_found_without_leaving_one(tmp_path):
+    check_writable("--report", tmp_path / "r.md")
+    (tmp_path / "old.md").write_text("old")
+    check_writable("--report", tmp_path / "old.md")
+    assert [p.name for p in tmp_path.iterdir()] == ["old.md"]
+    for path, complaint in (
+        (tmp_path / "no/r.md", "the folder does not exist"),
+        (tmp_path, "is a folder; name a file"),
+        (Path("/proc/r.md"), "--report /proc/r.md: the folder cannot be written"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            check_writable("--report", path)
