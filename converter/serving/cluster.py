@@ -6,6 +6,7 @@ Ray is imported when it is started, as its settings are read from the environmen
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -95,17 +96,21 @@ def serve_on_ray(
 
     Raises:
         UserError: Ray is not installed or does not start, the port is taken, a replica does not
-            start, or the cluster has no room for so many.
+            start, the cluster has no room for so many, or serves something already.
     """
     port = _free_port(addresses)
+    _ssl_options(certificate)  # before Ray takes its time to start
     with ray_running(options) as own:
         from ray import serve
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         needs = resources(deployment.replicas, [file.provider for file in deployment.files])
-        http = {"host": addresses.host, "port": port}
-        if certificate is not None:
-            http |= {"ssl_certfile": str(certificate.chain), "ssl_keyfile": str(certificate.key)}
+        if serve.status().proxies:
+            raise UserError(
+                "Ray Serve runs on that cluster already, and listens where it was told to first; "
+                "end it by `serve shutdown`, or take another cluster."
+            )
+        http = {"host": addresses.host, "port": port, **_ssl_options(certificate)}
         serve.start(http_options=http, logging_config=_QUIET)
         try:
             try:
@@ -162,6 +167,18 @@ def _free_port(addresses: Addresses) -> int:
     with listen(addresses.host, addresses.http_port or 0) as listener:
         port: int = listener.getsockname()[1]
     return port
+
+
+def _ssl_options(certificate: Certificate | None) -> dict[str, str]:
+    """Ray's options of TLS; raises `UserError` where the certificate does not load."""
+    if certificate is None:
+        return {}
+    chain, key = (str(file.absolute()) for file in (certificate.chain, certificate.key))
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(chain, key)
+    except OSError as error:
+        raise UserError(f"the certificate or its key does not load: {error}.") from error
+    return {"ssl_certfile": chain, "ssl_keyfile": key}
 
 
 def _last_line(error: Exception) -> str:

@@ -267,12 +267,22 @@ def zombie(pid):
         (["--ray", "--replicas", "4..2"], "--replicas 4..2 is no number or range"),
         (["--ray", "--grpc-port", "9"], "--grpc-port does not apply with --ray"),
         (["--ray", "--host", "0.0.0.0"], "--ray on 0.0.0.0 needs --token-file"),
+        (["--ray", "--host", "ray.example"], "--ray on ray.example needs --token-file"),
     ],
 )
 def test_bad_usage(tmp_path, arguments, complaint):
     graph = save(small_models.conv3d(), tmp_path / "vae.onnx")
     done = process(graph, *arguments, code="from converter.cli.serve_vae import main; main()")
     assert_refused(done, complaint)
+
+
+def test_a_certificate_that_does_not_load(tmp_path):
+    graph = save(small_models.conv3d(), tmp_path / "vae.onnx")
+    arguments = [graph, "--provider", "cpu", "--http-port", 0, "--ray"]
+    code = "from converter.cli.serve_vae import main; main()"
+    done = process(*arguments, "--tls-cert", graph, "--tls-key", graph, code=code)
+    assert done.returncode == 2
+    assert "the certificate or its key does not load" in done.stderr.splitlines()[-1]
 
 
 def test_without_ray(tmp_path):
