@@ -34,6 +34,7 @@ _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
 }
 """Unless the user has set them: no report to Ray's makers, and logs that are whole and plain."""
 
@@ -121,11 +122,12 @@ def resources(replicas: Replicas, providers: Sequence[str]) -> dict[str, int]:
 
 
 def _start(ray: Any, folder: str | None, options: RayOptions) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    handler, place = signal.getsignal(signal.SIGTERM), os.environ.get("TMPDIR")
     try:
         if folder is None:
             ray.init(address=os.environ[ADDRESS], logging_level="WARNING")
         else:
+            os.environ["TMPDIR"] = folder  # of Ray's processes, which leave some there
             ray.init(
                 include_dashboard=options.dashboard,
                 logging_level="WARNING",
@@ -135,7 +137,11 @@ def _start(ray: Any, folder: str | None, options: RayOptions) -> None:
     except Exception as error:
         raise UserError(f"Ray does not start: {' '.join(str(error).split())}") from error
     finally:
-        signal.signal(signal.SIGTERM, before)  # Ray sets one that exits at once
+        signal.signal(signal.SIGTERM, handler)  # Ray sets one that exits at once
+        if place is None:
+            os.environ.pop("TMPDIR", None)
+        else:
+            os.environ["TMPDIR"] = place
 
 
 def _ray() -> Any:

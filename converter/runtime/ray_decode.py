@@ -6,7 +6,6 @@ Only names go through Ray. Each actor reads its latents and writes its videos it
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,33 +71,27 @@ def decode_on_ray(
     Raises:
         UserError: Ray does not start, or the cluster has no room for so many replicas.
     """
-    left = {str(out.absolute()): latent for latent, out in jobs}
-    rows = [{"latent": str(latent.absolute()), "output": out} for out, latent in left.items()]
+    left = {str(out.absolute()): (latent, out) for latent, out in jobs}
+    rows = [{"latent": str(latent.absolute()), "output": key} for key, (latent, _) in left.items()]
     own = False
     try:
         with ray_running(options) as own:
             import ray
 
             for row in _dataset(ray, work, rows, replicas).iter_rows():
-                latent = left.pop(row["output"])
+                latent, out = left.pop(row["output"])
                 if row["error"]:
                     yield UserError(row["error"])
                     continue
-                yield Done(
-                    latent,
-                    row["output"],
-                    row["frames"],
-                    row["seconds"],
-                    row["peak_bytes"] or None,
-                )
+                peak = row["peak_bytes"] or None
+                yield Done(latent, str(out), row["frames"], row["seconds"], peak)
     finally:
         if own:  # by now all actors have ended
-            for out in left:
-                remove(partial_path(Path(out)))
+            for _, out in left.values():
+                remove(partial_path(out))
 
 
 def _dataset(ray: Any, work: Work, rows: list[dict[str, str]], replicas: Replicas) -> Any:
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.verbose_progress = False

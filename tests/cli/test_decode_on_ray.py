@@ -102,9 +102,10 @@ def test_a_run_that_was_stopped_is_resumed_and_the_videos_are_the_same(
         running = start(tmp_path, temporary, *arguments, "--json", "--replicas", 2)
         output, complaint = running.communicate(timeout=PATIENCE)
     assert running.returncode == 2
-    (line,) = [line for line in complaint.splitlines() if line.startswith("error: ")]
+    # In a namespace without a way out, Ray warns that it finds no address but loopback.
+    (line,) = [line for line in complaint.splitlines() if "network_util" not in line]
+    assert line.startswith("error: ")
     assert "bad.npy is not a readable .npy file" in line
-    assert "Traceback" not in complaint
     done = {Path(one["output"]).stem: one["frames"] for one in json.loads(output)}
     left = {"a": 5, "b": 8, "c": 6, "d": 7}
     assert done == {name: 0 if f"{name}.npy" in finished else left[name] for name in left}
