@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -207,7 +208,11 @@ class Session:
 
 
 def onnxruntime() -> ModuleType:
-    """The onnxruntime module; raises `UserError` naming the extras when it is not installed."""
+    """The onnxruntime module; raises `UserError` naming the extras when it is not installed.
+
+    Unless `ORT_DISABLE_TELEMETRY` says otherwise, its reports of usage are switched off first.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime as module
     except ImportError as error:

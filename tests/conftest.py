@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays, so no collection in a test need look at it."""
+    gc.collect()
+    gc.freeze()
+
 
 LATENT = (1, 4, 3, 5, 4)
 """Of the static graphs: no two sizes alike but those of all families."""

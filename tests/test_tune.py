@@ -135,7 +135,9 @@ def test_a_tuned_conversion_runs_and_is_equal(n: int, tmp_path: Path) -> None:
     )
     assert result.validation is not None
     assert result.validation.passed
-    seconds = result.plan.entries[0].seconds
+    # The plan may be the untuned one, where that was faster as a whole; what was timed is kept.
+    (conv3ds,) = json.loads((tmp_path / "t.json").read_text())["seconds"].values()
+    (seconds,) = conv3ds.values()
     assert set(seconds) == {"keep", "unfold", "taps"} | (
         {"winograd", "winograd2d"} if n == 1 else set()
     )

@@ -1,5 +1,6 @@
 """`decode-vae --ray`: what it writes is what `decode-vae` writes, and a killed run goes on."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -76,6 +77,10 @@ def test_a_run_that_was_stopped_is_resumed_and_the_videos_are_the_same(
             assert ours
         finally:
             running.send_signal(end)
+        if end == signal.SIGKILL:  # As the machine's end would; they compute on for seconds.
+            for pid in ours:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), end)
         output, complaint = running.communicate(timeout=60)
         for _ in range(300):
             if not any(Path(f"/proc/{pid}/exe").exists() for pid in ours):
@@ -102,8 +107,8 @@ def test_a_run_that_was_stopped_is_resumed_and_the_videos_are_the_same(
         running = start(tmp_path, temporary, *arguments, "--json", "--replicas", 2)
         output, complaint = running.communicate(timeout=PATIENCE)
     assert running.returncode == 2
-    # In a namespace without a way out, Ray warns that it finds no address but loopback.
-    (line,) = [line for line in complaint.splitlines() if "network_util" not in line]
+    # Of Ray's own parts in C++, one warns that it finds no address but loopback, and one of actors.
+    (line,) = [line for line in complaint.splitlines() if not line.startswith("[")]
     assert line.startswith("error: ")
     assert "bad.npy is not a readable .npy file" in line
     done = {Path(one["output"]).stem: one["frames"] for one in json.loads(output)}

@@ -7,6 +7,7 @@ it places on an AMD machine. Kernels do nothing, so this says nothing about numb
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -78,15 +79,18 @@ def make_machine(requirement: str, library: str, provider: str, folder: Path) ->
         raise NotInstalledError(f"{requirement} has wheels for Linux on x86-64 only")
     site = folder / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
     complete = folder / "complete"
-    if not complete.exists():
-        _install(requirement, folder, site)
-        standins = folder / "standins"
-        standins.mkdir(exist_ok=True)
-        build(site / "onnxruntime" / "capi" / library, standins)
-        complete.touch()
-    # All else that the package imports is taken from the environment that runs the tests.
-    others = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    (site / "others.pth").write_text("\n".join(others) + "\n")
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Tests of another file may want the same machine.
+        if not complete.exists():
+            _install(requirement, folder, site)
+            standins = folder / "standins"
+            standins.mkdir(exist_ok=True)
+            build(site / "onnxruntime" / "capi" / library, standins)
+            complete.touch()
+        # All else that the package imports is taken from the environment that runs the tests.
+        names = ("site-packages", "dist-packages")
+        others = [path for path in sys.path if Path(path).name in names]
+        (site / "others.pth").write_text("\n".join(others) + "\n")
     runs = provider == "ROCMExecutionProvider"
     return Machine(folder / "bin" / "python", folder / "standins", provider, runs)
 

@@ -241,7 +241,7 @@ def test_what_a_graph_says_of_itself(tmp_path):
     with pytest.raises(UserError, match="4 on H and 5 on W, but this decoder takes no less than 5"):
         decoder.decode(stream_graphs.latent(3))
     encoder = with_origin(clip(tmp_path / "b.onnx"), graph=GraphOptions(encoder=True))
-    with pytest.raises(UserError, match=r"b\.onnx is an encoder"):
+    with pytest.raises(UserError, match=r"b\.onnx encodes"):
         Decoder(encoder, "cpu")
 
 
