@@ -233,7 +233,11 @@ def test_what_a_client_gets_wrong_is_a_sentence(served, changes, complaint):
         (b"{}", {LENGTH: "9" * 30}, "but the body has 2 bytes"),
         (b"{}", {"Content-Encoding": "br"}, "the encoding 'br' is none of"),
         (b"{}", {"Content-Encoding": "gzip"}, "the body is no gzip"),
-        (gzip.compress(b"{}")[:-4], {"Content-Encoding": "gzip"}, "the gzip body is cut short"),
+        (
+            gzip.compress(b"{}", mtime=0)[:-4],
+            {"Content-Encoding": "gzip"},
+            "the gzip body is cut short",
+        ),
     ],
 )
 def test_bodies_that_are_no_request(served, body, headers, complaint):
