@@ -10,8 +10,8 @@ from converter.compare.running import show_shapes
 from converter.compare.sides import Graph
 from converter.errors import UserError
 from converter.memory import available_bytes
+from converter.memory_need import run_bytes
 from converter.model_file import weight_bytes
-from converter.runtime.memory_need import run_bytes
 
 
 def check_run(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> None:

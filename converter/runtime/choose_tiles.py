@@ -13,8 +13,8 @@ from converter import manifest
 from converter.errors import UserError
 from converter.manifest import NEXT, StreamSpec
 from converter.memory import available_bytes
+from converter.memory_need import OVERHEAD, run_bytes
 from converter.origin import Origin, of_metadata
-from converter.runtime.memory_need import OVERHEAD, run_bytes
 from converter.runtime.summed_tiles import SummedTiles
 from converter.runtime.tiles import Axis, Tiles
 from converter.runtime.upstream_tiles import step_of, upstream_tiles

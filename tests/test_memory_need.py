@@ -3,7 +3,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from converter.errors import UserError
-from converter.runtime.memory_need import run_bytes
+from converter.memory_need import run_bytes
 
 FLOAT = 4
 
