@@ -60,6 +60,7 @@ DYNAMIC = {"x_shape": (1, 192, "T", 64, 64), "y_shape": (1, 192, "T", 64, 64)}
         (DYNAMIC, "generic", "fast", "unfold"),
         (POINTWISE, "cpu", "fast", "pointwise"),
         ({"stride": (2, 1, 1)}, "cpu", "fast", "unfold"),
+        ({"dilation": (2, 1, 1)}, "cpu", "fast", "winograd"),
         ({"time_pads": AutoPad("SAME_UPPER")}, "cpu", "fast", "unfold"),
         # A depthwise Conv would be slower in groups that do not fill a block, not faster.
         ({"group": 192, "weight_shape": (192, 1, 3, 3, 3)}, "rocm", "fast", "unfold"),

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from converter.constants import Array, is_constant
 from converter.conv3d import AutoPad, ConstantWeight, Conv3D, Refusal
-from converter.rewrites import cook_toom, frames, winograd_windows
+from converter.rewrites import cook_toom, frames, winograd_phases, winograd_windows
 from converter.rewrites.emit import Emitter
 from converter.rewrites.tiling import DIRECT, PRODUCTS, Segment, cheapest_tiling, segments
 
@@ -30,17 +30,17 @@ DIRECT_TRANSFORM = cook_toom.Transform(
 def check(conv: Conv3D) -> Refusal | None:
     """Preconditions:
 
-    1. Three taps in time, neither strided nor dilated, padded by known amounts.
+    1. Three taps in time, not strided, padded by known amounts; dilated only where T is known.
     2. N is 1, and there are at least 2 output frames, or their number is known at run time only.
     3. The weights are constants of known shape, stored as they are or in another type: all their
        values are transformed alike.
     4. The type is one that MatMul takes everywhere: fp16, fp32 or double.
     """
-    time = conv.kernel[0], conv.stride[0], conv.dilation[0]
-    if time != (TAPS, 1, 1) or isinstance(conv.time_pads, AutoPad):
-        return Refusal(
-            conv.name, f"winograd needs 3 taps, stride 1 and dilation 1 in time, not {time}"
-        )
+    time = conv.kernel[0], conv.stride[0]
+    if time != (TAPS, 1) or isinstance(conv.time_pads, AutoPad):
+        return Refusal(conv.name, f"winograd needs 3 taps and stride 1 in time, not {time}")
+    if conv.dilation[0] != 1 and not isinstance(conv.x_shape[2], int):
+        return Refusal(conv.name, "winograd needs a static T where dilation in time is not 1")
     if conv.x_shape[0] != 1:
         return Refusal(conv.name, f"winograd needs a batch of 1, not {conv.x_shape[0]}")
     if isinstance(conv.x_shape[2], int) and output_frames(conv) < 2:
@@ -61,7 +61,20 @@ def output_frames(conv: Conv3D) -> int:
     t = conv.x_shape[2]
     assert isinstance(t, int)
     assert not isinstance(conv.time_pads, AutoPad)
-    return t + sum(conv.time_pads) - (TAPS - 1)
+    return t + sum(conv.time_pads) - (TAPS - 1) * conv.dilation[0]
+
+
+def tiling(conv: Conv3D, sizes: Sequence[int]) -> tuple[int, ...]:
+    """The cheapest tiles, of these sizes, for the output frames of a Conv whose T is known.
+
+    Of a dilated Conv the phases are tiled alike, by one size.
+    """
+    total, d = output_frames(conv), conv.dilation[0]
+    if d == 1:
+        return cheapest_tiling(total, {m: PRODUCTS[m] for m in sizes})
+    counts = {m: winograd_phases.tiles_of_a_phase(total, d, m) for m in sizes}
+    best = min(sizes, key=lambda m: (counts[m] * PRODUCTS[m], m))
+    return (best,) * (counts[best] * d)
 
 
 def kernel_channels(conv: Conv3D) -> tuple[int, int]:
@@ -84,6 +97,7 @@ def rewrite(conv: Conv3D, emit: Emitter, sizes: Sequence[int] | None = None) -> 
 
     Where T is dynamic, `winograd_windows` draws the form.
     Padding in time costs nothing: the columns of B^T that would meet frames of zeros are left out.
+    Nor does dilation: `winograd_phases` says how the matrices differ.
 
     Args:
         conv: A Conv that `check` has passed.
@@ -96,9 +110,11 @@ def rewrite(conv: Conv3D, emit: Emitter, sizes: Sequence[int] | None = None) -> 
         winograd_windows.rewrite(conv, emit, weight, bias)
         return
     entered = frames.enter(emit, pad=False)
-    total = output_frames(conv)
-    costs = {m: PRODUCTS[m] for m in (sizes or PRODUCTS)}
-    runs = segments(cheapest_tiling(total, costs), total)
+    tiles = tiling(conv, tuple(sizes or PRODUCTS))
+    if conv.dilation[0] != 1:
+        frames.leave(emit, _phases(conv, emit, entered.tensor, tiles))
+        return
+    runs = segments(tiles, output_frames(conv))
     parts = [_run(conv, emit, entered.tensor, run, index) for index, run in enumerate(runs)]
     frames.leave(emit, emit.concat(parts, 0, "tiles"))
 
@@ -134,24 +150,49 @@ def taps_as_rows(w: Array) -> Array:
 
 def _run(conv: Conv3D, emit: Emitter, x: gs.Tensor, run: Segment, index: int) -> gs.Tensor:
     """The output frames (frames, O, H', W') of one run of tiles."""
-    o, c = kernel_channels(conv)
     assert not isinstance(conv.time_pads, AutoPad)
     t = conv.x_shape[2]
     assert isinstance(t, int)
-    j = len(transform(run.m).bt)
     part = f"run{index}"
     d, low, high = data_matrix(run, conv.time_pads, t)
     if (low, high) != (0, t):
         x = emit.slice(x, 0, low, high, f"{part}_frames")
-    data = over_frames(emit, d, x, high - low, f"{part}_data")
-    channels = [run.tiles, j * c * conv.group]
+    return _products(conv, emit, x, (d, output_matrix(run)), run.m, part)
+
+
+def _phases(conv: Conv3D, emit: Emitter, x: gs.Tensor, tiles: Sequence[int]) -> gs.Tensor:
+    """The output frames (T', O, H', W') of a Conv that is dilated in time."""
+    assert not isinstance(conv.time_pads, AutoPad)
+    t, d = conv.x_shape[2], conv.dilation[0]
+    assert isinstance(t, int)
+    f, count = transform(tiles[0]), len(tiles) // d
+    matrices = (
+        winograd_phases.data_matrix(f, count, d, conv.time_pads[0], t),
+        winograd_phases.output_matrix(f, count, d, output_frames(conv)),
+    )
+    return _products(conv, emit, x, matrices, tiles[0], "phases")
+
+
+def _products(
+    conv: Conv3D,
+    emit: Emitter,
+    x: gs.Tensor,
+    matrices: tuple[Array, Array],
+    m: int,
+    part: str,
+) -> gs.Tensor:
+    """Frames times B^T (J*P, T), one grouped Conv2D, its result times A^T (frames, J*P)."""
+    o, c = kernel_channels(conv)
+    d, a = matrices
+    j = len(transform(m).bt)
+    data = over_frames(emit, d, x, d.shape[1], f"{part}_data")
+    channels = [len(d) // j, j * c * conv.group]
     data = frames.read_planes(emit, data, channels, conv.x_shape[3:], x, f"{part}_data")
-    weight = _weight(conv, emit, run.m)
+    weight = _weight(conv, emit, m)
     attributes = frames.plane_attributes(conv) | {"group": j * conv.group}
-    y = emit.node("Conv", [data, weight, *_bias(conv, emit, run.m)], f"{part}_conv2d", **attributes)
-    frames_of_products = run.tiles * j
-    result = over_frames(emit, output_matrix(run), y, frames_of_products, f"{part}_result")
-    return frames.read_planes(emit, result, [run.frames, o], conv.y_shape[3:], y, f"{part}_result")
+    y = emit.node("Conv", [data, weight, *_bias(conv, emit, m)], f"{part}_conv2d", **attributes)
+    result = over_frames(emit, a, y, len(d), f"{part}_result")
+    return frames.read_planes(emit, result, [len(a), o], conv.y_shape[3:], y, f"{part}_result")
 
 
 def _weight(conv: Conv3D, emit: Emitter, m: int) -> gs.Tensor:

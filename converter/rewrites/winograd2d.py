@@ -33,7 +33,7 @@ TAPS = winograd.TAPS
 def check(conv: Conv3D) -> Refusal | None:
     """Preconditions:
 
-    1. Those of `winograd`, and T is known.
+    1. Those of `winograd`, T is known, and there is no dilation in time.
     2. Three rows of the kernel, neither strided nor dilated, padded by known amounts.
     3. H and W are known, and there are at least 2 output rows.
     4. The type is fp32 or double: nested, the transforms lose too much of fp16.
@@ -41,6 +41,8 @@ def check(conv: Conv3D) -> Refusal | None:
     refusal = winograd.check(conv)
     if refusal is not None:
         return Refusal(conv.name, refusal.reason.replace("winograd", NAME, 1))
+    if conv.dilation[0] != 1:
+        return Refusal(conv.name, f"{NAME} needs dilation 1 in time, not {conv.dilation[0]}")
     rows = conv.kernel[1], conv.stride[1], conv.dilation[1]
     if rows != (TAPS, 1, 1) or isinstance(conv.plane_pads, AutoPad):
         return Refusal(conv.name, f"{NAME} needs 3 rows, stride 1 and dilation 1 in H, not {rows}")

@@ -11,7 +11,7 @@ from functools import partial
 from converter.conv3d import Conv3D, Refusal
 from converter.rewrites import winograd, winograd_windows
 from converter.rewrites.emit import Emitter
-from converter.rewrites.tiling import PRODUCTS, cheapest_tiling
+from converter.rewrites.tiling import PRODUCTS
 
 LIMITS = {
     winograd.NAME: max(PRODUCTS),
@@ -37,8 +37,7 @@ def tiling(name: str, conv: Conv3D) -> tuple[int, ...]:
     """
     if not isinstance(conv.x_shape[2], int):
         return (winograd_windows.TILE,)
-    costs = {m: PRODUCTS[m] for m in sizes(name)}
-    return cheapest_tiling(winograd.output_frames(conv), costs)
+    return winograd.tiling(conv, sizes(name))
 
 
 def check(name: str, conv: Conv3D) -> Refusal | None:

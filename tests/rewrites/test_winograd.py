@@ -78,6 +78,42 @@ def test_equals_the_convolution(
     assert np.abs(y - expected).max() <= RELATIVE * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("strategy", ["winograd", "winograd2"])
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize(
+    ("frames", "dilation", "pads"),
+    [
+        (8, 2, (4, 1, 1, 0, 1, 1)),
+        (9, 2, (2, 1, 1, 2, 1, 1)),
+        (11, 3, (6, 0, 1, 0, 1, 1)),
+        (7, 3, (3, 1, 1, 1, 1, 1)),
+        (12, 2, (0, 1, 1, 0, 1, 1)),
+        (3, 5, (9, 1, 1, 0, 1, 1)),  # fewer output frames than phases
+        (6, 2, (1, 1, 1, 9, 1, 1)),  # more zeros behind than a tile reads
+    ],
+)
+def test_dilated_in_time(frames, dilation, pads, group, strategy, tmp_path: Path) -> None:
+    """The phases are one Conv2D, and no frame is moved by a node of its own."""
+    proto, weight, bias = model(frames, pads=pads, group=group, dilations=[dilation, 1, 1])
+    result, target = converted(proto, tmp_path, strategy)
+    assert result.plan.entries[0].strategy == strategy
+    counts = Counter(node.op_type for node in onnx.load(target).graph.node)
+    assert counts["Conv"] == 1
+    assert counts["Slice"] == counts["Gather"] == counts["Pad"] == counts["Concat"] == 0
+    x = RNG.standard_normal((1, C, frames, H, W)).astype(np.float32)
+    (y,) = ort.InferenceSession(str(target), providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    expected = convolve(x, weight, bias, pads=pads, group=group, dilations=(dilation, 1, 1))
+    assert y.shape == expected.shape
+    assert np.abs(y - expected).max() <= RELATIVE * np.abs(expected).max()
+
+
+def test_dilation_with_open_frames_is_refused(tmp_path: Path) -> None:
+    proto, _, _ = model("T", pads=(4, 1, 1, 0, 1, 1), dilations=[2, 1, 1])
+    (entry,) = converted(proto, tmp_path)[0].plan.entries
+    assert entry.refused
+    assert entry.reason == "winograd needs a static T where dilation in time is not 1"
+
+
 @pytest.mark.parametrize("group", [1, 2])
 @pytest.mark.parametrize("plane", [(H, W), ("H", "W"), ("H", W)])
 @pytest.mark.parametrize("pads", PADS)
@@ -157,7 +193,6 @@ def test_the_file_does_not_grow_with_the_tiles(tmp_path: Path) -> None:
 
 REFUSALS = {
     "stride": ({"strides": [2, 1, 1]}, "stride"),
-    "dilation": ({"dilations": [2, 1, 1]}, "dilation"),
     "two taps": ({"kernel": (2, 3, 3)}, "3 taps"),
 }
 

@@ -149,6 +149,7 @@ def test_rows_of_zeros_are_left_out_of_the_matrix() -> None:
 
 REFUSALS = {
     "stride in time": ({"strides": [2, 1, 1]}, "stride"),
+    "dilation in time": ({"dilations": [2, 1, 1]}, "dilation 1 in time"),
     "stride in rows": ({"strides": [1, 2, 1]}, "stride 1 and dilation 1 in H"),
     "dilation in rows": ({"dilations": [1, 2, 1]}, "stride 1 and dilation 1 in H"),
     "two rows": ({"kernel": (3, 2, 3)}, "3 rows"),
