@@ -65,7 +65,7 @@ def test_a_run_that_was_stopped_is_resumed_and_the_videos_are_the_same(
     source.mkdir()
     for name, frames in (("a", 5), ("c", 6), ("d", 7)):
         save(source / f"{name}.npy", smooth(frames))
-    save(source / "b.npy", smooth(2000))  # half a minute
+    save(source / "b.npy", smooth(20000))  # minutes
     arguments = (model, source, there, "--to", "npy")
     with loopback_only():
         running = start(tmp_path, temporary, *arguments)
