@@ -187,9 +187,13 @@ def test_a_browser_shows_it(result, tmp_path, width):
         "document.querySelector('iframe').contentDocument.title } catch (e) {} }, 50)</script>",
         encoding="utf-8",
     )
-    flags = ["--allow-file-access-from-files", "--virtual-time-budget=8000", "--dump-dom"]
-    done = browse(outer, tmp_path, *flags)
-    title = html.unescape(re.search("<title>(.*?)</title>", done.stdout)[1])
+    # Pictures are decoded in real time, the budget is in virtual: on a busy machine it may not do.
+    for budget in (8000, 40000, 200000):
+        flags = ["--allow-file-access-from-files", f"--virtual-time-budget={budget}", "--dump-dom"]
+        done = browse(outer, tmp_path, *flags)
+        title = html.unescape(re.search("<title>(.*?)</title>", done.stdout)[1])
+        if title.startswith("{"):
+            break
     found = json.loads(title)
     assert found["overflow"] <= 0
     assert found["width"] == width
