@@ -18,7 +18,7 @@ from converter.constants import Array
 from converter.conv3d import AutoPad, Conv3D, Dim, Refusal
 from converter.rewrites import cook_toom, frames, winograd
 from converter.rewrites.emit import Emitter
-from converter.rewrites.tiling import Segment, cheapest_tiling, segments
+from converter.rewrites.tiling import PRODUCTS, Segment, segments
 
 NAME = "winograd2d"
 ROWS = 4
@@ -68,7 +68,7 @@ def weights_per_value(conv: Conv3D) -> float:
     """How many values of transformed weights there are for each value of transformed data."""
     channels, _, _, w = _known(*conv.x_shape[1:])
     o, c = winograd.kernel_channels(conv)
-    tiles = len(cheapest_tiling(winograd.output_frames(conv)))
+    tiles = len(_tiling(conv))
     rows = math.ceil(output_rows(conv) / ROWS)
     return o * c * conv.kernel[2] / (channels * tiles * rows * w)
 
@@ -91,7 +91,7 @@ def rewrite(conv: Conv3D, emit: Emitter) -> None:
     total = winograd.output_frames(conv)
     parts = [
         _run(conv, emit, entered.tensor, run, index)
-        for index, run in enumerate(segments(cheapest_tiling(total), total))
+        for index, run in enumerate(segments(_tiling(conv), total))
     ]
     frames.leave(emit, emit.concat(parts, 0, "tiles"))
 
@@ -164,6 +164,10 @@ def _run(conv: Conv3D, emit: Emitter, x: gs.Tensor, run: Segment, index: int) ->
     if tiles * ROWS != rows:
         result = emit.slice(result, 2, 0, rows, f"{part}_wanted_rows")
     return result
+
+
+def _tiling(conv: Conv3D) -> tuple[int, ...]:
+    return winograd.tiling(conv, tuple(PRODUCTS))
 
 
 def _known(*sizes: Dim) -> list[int]:

@@ -1,7 +1,6 @@
 """What is refused before it comes to a model: in the log, and counted."""
 
 import json
-import logging
 import re
 import socket
 import time
@@ -13,6 +12,7 @@ from tritonclient.utils import InferenceServerException
 
 from converter.serving.access import Access
 from converter.serving.limits import Limits
+from tests.serving.log_records import listening
 from tests.serving.running import running
 from tests.serving.slow_model import SlowModel
 
@@ -23,18 +23,8 @@ GOOD = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1
 def logged():
     """Records of the log, as dictionaries."""
     records = []
-
-    class Handler(logging.Handler):
-        def emit(self, record):
-            records.append(record.__dict__)
-
-    log, handler = logging.getLogger("converter.serving"), Handler()
-    before = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    yield records
-    log.removeHandler(handler)
-    log.setLevel(before)
+    with listening(lambda record: records.append(record.__dict__)):
+        yield records
 
 
 def until(found):

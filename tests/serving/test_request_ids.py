@@ -1,6 +1,5 @@
 """The id of a request: the same in the log and in the answer's header."""
 
-import logging
 import queue
 import re
 
@@ -11,6 +10,7 @@ import tritonclient.grpc as triton_grpc
 from converter.serving.access import Access
 from converter.serving.request_ids import choose
 from tests import small_models, stream_graphs
+from tests.serving.log_records import listening
 from tests.serving.running import running
 from tests.serving.slow_model import SlowModel
 from tests.serving.test_decode import npy
@@ -23,18 +23,8 @@ X = small_models.draw((1, 4, 2, 6, 8), 3)
 def logged():
     """The ids in the log, as they are written."""
     ids = queue.Queue()
-
-    class Handler(logging.Handler):
-        def emit(self, record):
-            ids.put(record.request)
-
-    log, handler = logging.getLogger("converter.serving"), Handler()
-    before = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    yield lambda: ids.get(timeout=10)
-    log.removeHandler(handler)
-    log.setLevel(before)
+    with listening(lambda record: ids.put(record.request)):
+        yield lambda: ids.get(timeout=10)
 
 
 def infer(served, headers=None, **more):
