@@ -108,7 +108,35 @@ def in_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def write(path: Path, chunk: int = 2, *, dynamic: bool = False, uint8: bool = False) -> Path:
+def with_wait(model: onnx.ModelProto) -> onnx.ModelProto:
+    """It goes once around an empty loop for each unit of its latent's largest value."""
+    carried = [helper.make_tensor_value_info(f"count.{end}", TensorProto.FLOAT, []) for end in "ab"]
+    going = [helper.make_tensor_value_info(f"going.{end}", TensorProto.BOOL, []) for end in "ab"]
+    once = helper.make_tensor_value_info("round", TensorProto.INT64, [])
+    same = [helper.make_node("Identity", [f"{x}.a"], [f"{x}.b"]) for x in ("going", "count")]
+    body = helper.make_graph(same, "body", [once, going[0], carried[0]], [going[1], carried[1]])
+    (last,) = [node for node in model.graph.node if "video" in node.output]
+    last.output[0] = "early"
+    model.graph.initializer.append(from_array(np.float32(0), "nothing"))
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMax", ["latent"], ["largest"], keepdims=0),
+            helper.make_node("Cast", ["largest"], ["rounds"], to=TensorProto.INT64),
+            helper.make_node("Loop", ["rounds", "", "nothing"], ["waited"], body=body),
+            helper.make_node("Add", ["early", "waited"], ["video"]),
+        ]
+    )
+    return model
+
+
+def write(
+    path: Path,
+    chunk: int = 2,
+    *,
+    dynamic: bool = False,
+    uint8: bool = False,
+    wait: bool = False,
+) -> Path:
     """Write a manifest with its files; returns `path`."""
     sizes = ("H", "W") if dynamic else (4, 5)
     graphs = {}
@@ -116,6 +144,7 @@ def write(path: Path, chunk: int = 2, *, dynamic: bool = False, uint8: bool = Fa
         for role in ("first", "next"):
             plain = pending.folder / f"{role}.plain"
             made = graph(role, chunk, *sizes)
+            made = with_wait(made) if wait else made
             onnx.save(in_bytes(made) if uint8 else made, plain)
             graphs[role] = model_file.load(plain)
         pending.write(graphs, spec(chunk, None, None) if dynamic else spec(chunk))
