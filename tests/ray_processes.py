@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +17,11 @@ def need_ray() -> None:
         if os.environ.get("CI"):
             pytest.fail(missing, pytrace=False)
         pytest.skip(missing, allow_module_level=True)
+
+
+def running(pids: Iterable[int]) -> list[int]:
+    """Those that have not ended; one whose parent has not yet asked how it ended has."""
+    return [pid for pid in pids if Path(f"/proc/{pid}/exe").exists()]
 
 
 def children(root: int, what: str) -> list[int]:

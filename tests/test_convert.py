@@ -22,6 +22,7 @@ from converter.rewrites import taps
 from converter.version import VERSION
 from tests import small_models
 from tests.execute import conv3d_left, run
+from tests.patience import PATIENCE
 from tests.small_models import VIDEO, draw, files, save, save_external, value
 
 
@@ -437,7 +438,7 @@ def blocked(*arguments: object) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-c", BLOCKED, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from converter.cli.convert_vae import main
+from tests.patience import PATIENCE
 
 HERE = Path(__file__).resolve().parents[2]
 
@@ -33,7 +34,7 @@ def process(
         cwd=HERE,
         preexec_fn=limits,
         stdin=subprocess.DEVNULL,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
 

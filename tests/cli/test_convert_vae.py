@@ -13,6 +13,7 @@ from converter.version import VERSION
 from tests import small_models
 from tests.cli.command import HERE, assert_refused, convert_vae, process
 from tests.execute import conv3d_left
+from tests.patience import PATIENCE
 from tests.small_models import files, save
 
 
@@ -266,7 +267,7 @@ def test_a_reader_that_leaves_changes_neither_the_work_nor_the_exit_code(source,
         )
         child.stdout.close()
         assert child.stderr.read() == b""
-        assert child.wait(timeout=60) == 0
+        assert child.wait(PATIENCE) == 0
         assert conv3d_left(onnx.load(output)) == []
 
 
@@ -282,7 +283,6 @@ def test_a_terminal_sees_the_phases(source, output):
         env={**os.environ, "TERM": "xterm"},
     )
     os.close(follower)
-    out, _ = child.communicate(timeout=60)
     seen = b""
     while True:
         try:
@@ -293,6 +293,7 @@ def test_a_terminal_sees_the_phases(source, output):
             break
         seen += chunk
     os.close(leader)
+    out, _ = child.communicate(timeout=PATIENCE)
     assert child.returncode == 0
     assert b"written:" in out
     phases = [*PHASES.values(), "running the original graph", "comparing"]

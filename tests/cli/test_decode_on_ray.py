@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,10 @@ from tests import stream_graphs
 from tests.cli.command import HERE, assert_refused
 from tests.cli.test_decode_vae import command, decode_vae, save, smooth
 from tests.loopback import loopback_only
-from tests.ray_processes import children, need_ray
+from tests.patience import PATIENCE, until
+from tests.ray_processes import children, need_ray, running
 
 need_ray()
-PATIENCE = 300.0
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +47,6 @@ def start(home, temporary, *arguments):
     )
 
 
-def wait_for(condition, running=None):
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert running is None or running.poll() is None, running.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def ended(pids):
-    return not any(Path(f"/proc/{pid}/exe").exists() for pid in pids)
-
-
 @pytest.mark.parametrize(
     "end", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
 )
@@ -79,26 +66,27 @@ def test_a_run_that_was_stopped_is_resumed_and_the_videos_are_the_same(
     before = (there / "a.npy").stat().st_mtime_ns
     arguments = (model, source, there, "--to", "npy")
     with loopback_only():
-        running = start(tmp_path, temporary, *arguments)
+        process = start(tmp_path, temporary, *arguments)
         try:
-            wait_for((there / "b.partial.npy").exists, running)
+            until(lambda: (there / "b.partial.npy").exists() or process.poll() is not None)
+            assert process.poll() is None, process.communicate()
             # Of a killed run Ray's own agents need half a minute to see that they are alone.
-            ours = children(running.pid, "ray::Map" if end == signal.SIGKILL else "ray")
+            ours = children(process.pid, "ray::Map" if end == signal.SIGKILL else "ray")
             assert ours
         finally:
-            running.send_signal(end)
+            process.send_signal(end)
         if end == signal.SIGKILL:  # As the machine's end would; they compute on for seconds.
             for pid in ours:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), end)
-        output, complaint = running.communicate(timeout=PATIENCE)
-        wait_for(lambda: ended(ours))
+        output, complaint = process.communicate(timeout=PATIENCE)
+        until(lambda: not running(ours))
         finished = {path.name for path in there.glob("?.npy")}
         assert "b.npy" not in finished
         if end == signal.SIGKILL:
             assert (there / "b.partial.npy").exists()
         else:
-            assert running.returncode == 2
+            assert process.returncode == 2
             assert complaint.splitlines()[-1] == (
                 f"error: interrupted; {1 + output.count('written')} of 4 videos are finished; "
                 "the same command goes on with the others."
@@ -108,9 +96,9 @@ def test_a_run_that_was_stopped_is_resumed_and_the_videos_are_the_same(
 
         save(source / "b.npy", smooth(8))
         (source / "bad.npy").write_bytes(b"no array")
-        running = start(tmp_path, temporary, *arguments, "--json", "--replicas", 2)
-        output, complaint = running.communicate(timeout=PATIENCE)
-    assert running.returncode == 2
+        process = start(tmp_path, temporary, *arguments, "--json", "--replicas", 2)
+        output, complaint = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2
     # Of Ray's own parts in C++, one warns that it finds no address but loopback, and one of actors.
     (line,) = [line for line in complaint.splitlines() if not line.startswith("[")]
     assert line.startswith("error: ")

@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +19,7 @@ from converter.runtime import Decoder, choose_tiles
 from converter.runtime.tiles import Axis, Tiles
 from tests import stream_graphs
 from tests.cli.command import HERE, assert_refused
+from tests.patience import PATIENCE, until
 from tests.runtime.test_decoder import clip_of_bytes
 from tests.test_video_file import psnr, read
 
@@ -49,7 +49,7 @@ def command(*arguments):
 
 def process(*arguments, **options):
     return subprocess.run(
-        command(*arguments), capture_output=True, cwd=HERE, timeout=120, check=False, **options
+        command(*arguments), capture_output=True, cwd=HERE, timeout=PATIENCE, check=False, **options
     )
 
 
@@ -125,7 +125,7 @@ def test_a_reader_that_leaves(tmp_path, model):
     ) as running:
         assert len(running.stdout.read(1000)) == 1000
         running.stdout.close()
-        assert running.wait(60) == 2
+        assert running.wait(PATIENCE) == 2
         (line,) = running.stderr.read().decode().splitlines()
     assert line == "error: whoever read the frames has left."
 
@@ -166,19 +166,21 @@ def test_a_bad_file_of_a_folder_does_not_stop_the_others(tmp_path, model):
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_was_stopped_is_resumed(tmp_path, model, end):
+def test_a_run_that_was_stopped_is_resumed(tmp_path, end):
+    model = stream_graphs.write(tmp_path / "m.json", 2, dynamic=True, wait=True)
     source, out = tmp_path / "latents", tmp_path / "out"
     source.mkdir()
     save(source / "a.npy", smooth(5))
-    save(source / "b.npy", smooth(1000))
+    slow = stream_graphs.latent(2000)
+    slow[:] = 3e5  # tenths of a second for each chunk
+    save(source / "b.npy", slow)
     with subprocess.Popen(
         command(model, source, out), cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
         assert b"a.mp4" in running.stdout.readline()
-        while not (out / "b.partial.mp4").exists():
-            time.sleep(0.01)
+        until((out / "b.partial.mp4").exists)
         running.send_signal(end)
-        running.wait(60)
+        running.wait(PATIENCE)
         complaint = running.stderr.read().decode()
     if end == signal.SIGKILL:
         assert sorted(os.listdir(out)) == ["a.mp4", "b.partial.mp4"]

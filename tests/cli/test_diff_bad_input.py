@@ -14,6 +14,7 @@ from converter.cli.diff_vae import main
 from converter.compare import room
 from tests.cli.command import assert_refused
 from tests.compare.graphs import conv3d, model, save
+from tests.patience import PATIENCE
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("skimage")
@@ -241,7 +242,7 @@ def with_small_files(*arguments):
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)),
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from converter.cli.export_vae import main
+from tests.patience import PATIENCE
 from tests.small_decoders import WAN_2_1, wan
 from tests.small_families import LTX2_VIDEO
 
@@ -104,7 +105,7 @@ def test_exhausted_memory(tmp_path):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         env={"OMP_NUM_THREADS": "1", "PATH": ""},
     )
     assert run.returncode == 2

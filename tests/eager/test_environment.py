@@ -14,6 +14,7 @@ from converter.eager import install_from_environment, restore_conv3d
 from converter.eager.environment import STARTUP_FOLDER, uninstall
 from converter.eager.replacement import Conv2dForward
 from converter.errors import UserError
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,7 +135,7 @@ def launch(tmp_path, code, **switches):
         env=environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | switches,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
     )
 
 

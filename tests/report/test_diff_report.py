@@ -21,6 +21,7 @@ from converter.report.diff_html import to_html
 from converter.report.diff_markdown import to_markdown
 from tests.chromium import FLAGS, chromium
 from tests.compare.planted import change_a_weight, converted, plant
+from tests.patience import PATIENCE
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("skimage")
@@ -224,6 +225,6 @@ def browse(page: Path, folder: Path, *options: str) -> subprocess.CompletedProce
         [chromium(), *flags, *options, page.as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=True,
     )

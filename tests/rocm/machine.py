@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.patience import PATIENCE
 from tests.rocm.build import build
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +64,7 @@ class Machine:
             capture_output=True,
             text=True,
             env=environment,
-            timeout=300,
+            timeout=PATIENCE,
         )
 
 

@@ -2,6 +2,18 @@
 
 import http.client
 import json
+from contextlib import contextmanager
+
+from tests.patience import PATIENCE
+
+
+@contextmanager
+def hanging_up(port, path, data):
+    """Within, a client waits for the answer; then it leaves."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("POST", path, body(data))
+    yield
+    connection.close()
 
 
 def body(data):
@@ -10,7 +22,7 @@ def body(data):
 
 def ask(served, method, path, data=None, headers=None):
     """Status, body and headers of the answer."""
-    connection = http.client.HTTPConnection(served.http, timeout=30)
+    connection = http.client.HTTPConnection(served.http, timeout=PATIENCE)
     try:
         connection.request(method, path, body(data), headers or {})
         answer = connection.getresponse()

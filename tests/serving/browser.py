@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
+import time
+import urllib.request
 from pathlib import Path
 
 import aiohttp
 
 from tests.chromium import FLAGS, chromium
+from tests.patience import PATIENCE, until
 
 
 class Tab:
@@ -22,7 +26,7 @@ class Tab:
         self._number += 1
         await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
         while True:
-            answer = await self._socket.receive_json(timeout=20)
+            answer = await self._socket.receive_json(timeout=PATIENCE)
             if answer.get("id") == self._number:
                 assert "error" not in answer, answer
                 return answer["result"]
@@ -35,13 +39,12 @@ class Tab:
     async def until(self, expression: str) -> object:
         """Its value, once it is true; what it names may not be there yet."""
         expression = f"(() => {{ try {{ return {expression} }} catch {{ return false }} }})()"
-        for _ in range(150):
-            if found := await self.value(expression):
-                return found
+        end = time.monotonic() + PATIENCE
+        while not (found := await self.value(expression)):
+            seen = await self.value("document.body?.innerText")
+            assert time.monotonic() < end, f"never true: {expression}\n{seen}"
             await asyncio.sleep(0.1)
-        raise AssertionError(
-            f"never true: {expression}\n{await self.value('document.body.innerText')}"
-        )
+        return found
 
     async def choose_file(self, selector: str, path: Path) -> None:
         root = (await self.call("DOM.getDocument"))["root"]["nodeId"]
@@ -58,20 +61,23 @@ async def with_page(address: str, folder: Path, use) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        port = await _port(profile / "DevToolsActivePort")
-        async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://127.0.0.1:{port}/json") as answer:
-                tabs = [tab for tab in await answer.json() if tab["type"] == "page"]
-            async with session.ws_connect(tabs[0]["webSocketDebuggerUrl"], max_msg_size=0) as ws:
-                await use(Tab(ws))
+        socket = await asyncio.to_thread(until, lambda: _page(profile / "DevToolsActivePort"))
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(socket, max_msg_size=0) as ws,
+        ):
+            await use(Tab(ws))
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
 
 
-async def _port(file: Path) -> str:
-    for _ in range(200):
-        if file.is_file() and file.read_text():
-            return file.read_text().splitlines()[0]
-        await asyncio.sleep(0.1)
-    raise AssertionError("Chromium did not start")
+def _page(file: Path) -> str | None:
+    """The address to drive the one page by, once Chromium says in `file` where it listens."""
+    try:
+        port = file.read_text().splitlines()[0]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=PATIENCE) as answer:
+            pages = [tab for tab in json.load(answer) if tab["type"] == "page"]
+        return pages[0]["webSocketDebuggerUrl"]
+    except (OSError, IndexError):
+        return None

@@ -11,6 +11,7 @@ from converter.serving.access import Access
 from converter.serving.lifecycle import Addresses, Serving
 from converter.serving.limits import Limits
 from converter.serving.server import Server
+from tests.patience import PATIENCE
 
 _LOOPS: dict[int, asyncio.AbstractEventLoop] = {}
 
@@ -33,12 +34,12 @@ def running(models, limits=None, access=None, **options) -> Iterator[Serving]:
 
     thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
     thread.start()
-    assert started.wait(20)
+    assert started.wait(PATIENCE)
     try:
         yield box["serving"]
     finally:
         stop(box["serving"])
-        thread.join(30)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
 

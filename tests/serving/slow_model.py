@@ -3,6 +3,7 @@
 import threading
 
 from converter.serving.model import OPEN, TensorMetadata
+from tests.patience import PATIENCE
 
 
 class SlowModel:
@@ -23,6 +24,6 @@ class SlowModel:
 
     def run(self, feed):
         self.begun.release()
-        assert self.let.wait(20)
+        assert self.let.wait(PATIENCE)
         self.runs += 1
         yield {"y": feed["x"] * 2}

@@ -15,6 +15,7 @@ from PIL import Image
 from converter.serving.model import open_model
 from converter.serving.server import _frames
 from tests import stream_graphs
+from tests.patience import PATIENCE
 from tests.serving.asking import ask
 from tests.serving.running import running
 from tests.serving.test_decode import npy
@@ -71,7 +72,7 @@ def test_its_chunks_over_grpc(served):
     replies = queue.Queue()
     client.start_stream(lambda result, error: replies.put(error or result))
     client.async_stream_infer("pixels", asked(triton_grpc))
-    parts = [replies.get(timeout=20).as_numpy("video") for _ in range(3)]
+    parts = [replies.get(timeout=PATIENCE).as_numpy("video") for _ in range(3)]
     client.stop_stream()
     assert [part.shape[1] for part in parts] == [2, 2, 1]
     assert_the_video(np.concatenate(parts, 1))

@@ -12,6 +12,8 @@ from tritonclient.utils import InferenceServerException
 
 from converter.serving.access import Access
 from converter.serving.limits import Limits
+from tests.patience import PATIENCE, until
+from tests.serving.asking import hanging_up
 from tests.serving.log_records import listening
 from tests.serving.running import running
 from tests.serving.slow_model import SlowModel
@@ -25,15 +27,6 @@ def logged():
     records = []
     with listening(lambda record: records.append(record.__dict__)):
         yield records
-
-
-def until(found):
-    """The first thing that `found` gives; a refusal is logged when the answer is on its way."""
-    for _ in range(500):
-        if made := found():
-            return made
-        time.sleep(0.01)
-    raise AssertionError("it did not happen")
 
 
 def counted(serving):
@@ -56,7 +49,7 @@ def test_refusals_over_http(logged):
 
         def ask(method, path, identifier, data=None, headers=token):
             named = {**headers, "X-Request-ID": identifier}
-            return requests.request(method, url + path, data=data, headers=named, timeout=20)
+            return requests.request(method, url + path, data=data, headers=named, timeout=PATIENCE)
 
         infer = "/v2/models/slow/infer"
         for identifier, code, method, path, data, headers in [
@@ -69,6 +62,7 @@ def test_refusals_over_http(logged):
             ("g", 400, "POST", "/v2/models/slow/decode", b"{", token),
         ]:
             assert ask(method, path, identifier, data, headers).status_code == code
+            # It is logged when the answer is on its way.
             (seen,) = until(lambda: [one for one in logged if one.get("request") == identifier])  # noqa: B023
             assert (seen["msg"], seen["code"], seen["protocol"]) == ("refused", code, "http")
             assert (seen["method"], seen["path"]) == (method, path[:200])
@@ -89,9 +83,9 @@ def test_what_came_to_a_model_is_counted_there_alone():
     with running([model], Limits(response=40, queue=0, timeout=0.3)) as serving:
         url = f"http://127.0.0.1:{serving.http_port}/v2/models/slow/infer"
         large = {"inputs": [{**GOOD["inputs"][0], "shape": [1, 11], "data": [1.5] * 11}]}
-        assert requests.post(url, json=large, timeout=20).status_code == 413
-        assert requests.post(url, json=GOOD, timeout=20).status_code == 504
-        assert requests.post(url, json=GOOD, timeout=20).status_code == 429
+        assert requests.post(url, json=large, timeout=PATIENCE).status_code == 413
+        assert requests.post(url, json=GOOD, timeout=PATIENCE).status_code == 504
+        assert requests.post(url, json=GOOD, timeout=PATIENCE).status_code == 429
         model.let.set()
         codes = ("413", "429", "504")
         assert counted(serving) == {("slow", "http", code): 1 for code in codes}
@@ -100,11 +94,10 @@ def test_what_came_to_a_model_is_counted_there_alone():
 def test_a_client_that_leaves_while_it_waits():
     model = SlowModel()
     with running([model]) as serving:
-        url = f"http://127.0.0.1:{serving.http_port}/v2/models/slow/infer"
-        with pytest.raises(requests.exceptions.ReadTimeout):
-            requests.post(url, json=GOOD, timeout=0.3)
-        model.let.set()
+        with hanging_up(serving.http_port, "/v2/models/slow/infer", GOOD):
+            assert model.begun.acquire(timeout=PATIENCE)
         assert until(lambda: counted(serving)) == {("slow", "http", "499"): 1}
+        model.let.set()
 
 
 def test_a_client_that_leaves_while_it_sends(logged, capfd):
@@ -115,8 +108,9 @@ def test_a_client_that_leaves_while_it_sends(logged, capfd):
                 b"Content-Length: 1000\r\n\r\n{"
             )
             time.sleep(0.1)
-        assert until(lambda: counted(serving)) == {("", "http", "499"): 1}
-        assert [one["code"] for one in logged if one["msg"] == "refused"] == [499]
+        refused = until(lambda: [one["code"] for one in logged if one["msg"] == "refused"])
+        assert refused == [499]
+        assert counted(serving) == {("", "http", "499"): 1}
     assert "Traceback" not in capfd.readouterr().err
 
 

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from schemathesis.specs.openapi import checks
 
 from converter.serving.datatypes import NUMPY, ONLY_BINARY
+from tests.patience import PATIENCE
 from tests.serving.asking import ask
 
 HEADER = "Inference-Header-Content-Length"
-TIMEOUT = 20
+TIMEOUT = PATIENCE
 """Seconds without an answer that count as a hang."""
 
 FITTING = 0.8

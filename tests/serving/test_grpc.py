@@ -14,6 +14,7 @@ from tritonclient.utils import InferenceServerException
 from converter.serving import messages
 from scripts.compile_protocol import compile_to
 from tests import small_models, stream_graphs
+from tests.patience import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def stream(client, *requests, **options):
     seen = {str(number): [] for number in range(len(requests))}
     open_requests = len(requests)
     while open_requests:
-        result, error = answers.get(timeout=20)
+        result, error = answers.get(timeout=PATIENCE)
         if error is not None:
             open_requests -= 1
             seen["error"] = str(error)

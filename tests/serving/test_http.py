@@ -12,6 +12,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from tests import small_models, stream_graphs
+from tests.patience import PATIENCE
 
 LENGTH = "Inference-Header-Content-Length"
 
@@ -40,7 +41,9 @@ def an_input(name, array, datatype="FP32", binary=True):
 
 
 def post(served, body, headers=None, path="/v2/models/vae/infer"):
-    return requests.post(f"http://{served.http}{path}", data=body, headers=headers, timeout=20)
+    return requests.post(
+        f"http://{served.http}{path}", data=body, headers=headers, timeout=PATIENCE
+    )
 
 
 def sentence(reply, status=400) -> str:
@@ -172,9 +175,9 @@ def test_metrics_count_requests_by_code(served, client, x):
         line = f'convert_vae_requests_total{{code="{code}",model="vae",protocol="http"}} '
         return next((float(row[len(line) :]) for row in text.splitlines() if line in row), 0.0)
 
-    before = requests.get(f"http://{served.http}/metrics", timeout=9).text
+    before = requests.get(f"http://{served.http}/metrics", timeout=PATIENCE).text
     client.infer("vae", [an_input("x", x)])
-    after = requests.get(f"http://{served.http}/metrics", timeout=9).text
+    after = requests.get(f"http://{served.http}/metrics", timeout=PATIENCE).text
     assert value(after, 200) == value(before, 200) + 1
     assert 'convert_vae_queue_depth{model="vae"} 0.0' in after
 
@@ -277,7 +280,7 @@ def test_what_is_not_there(served):
         ("/v2/models/vae/versions/2", "vae has no version '2', only '1'"),
         ("/v2/nothing", "there is no /v2/nothing here"),
     ]:
-        reply = requests.get(f"http://{served.http}{path}", timeout=9)
+        reply = requests.get(f"http://{served.http}{path}", timeout=PATIENCE)
         assert sentence(reply, 404) == complaint
-    reply = requests.get(f"http://{served.http}/v2/models/vae/infer", timeout=9)
+    reply = requests.get(f"http://{served.http}/v2/models/vae/infer", timeout=PATIENCE)
     assert sentence(reply, 405) == "this path takes another method"

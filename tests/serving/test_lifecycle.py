@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -27,6 +26,7 @@ from converter.serving.access import Access
 from converter.serving.lifecycle import Certificate
 from tests import small_models
 from tests.cli.command import HERE, assert_refused, process
+from tests.patience import PATIENCE, until
 from tests.serving.running import running, stop
 from tests.serving.slow_model import SlowModel
 from tests.small_models import save
@@ -59,7 +59,7 @@ class Command:
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)
         try:
-            _, rest = self.process.communicate(timeout=30)
+            _, rest = self.process.communicate(timeout=PATIENCE)
         finally:
             self.process.kill()  # of no effect on one that has ended
         return self.process.returncode, [json.loads(line) for line in rest.splitlines()]
@@ -111,11 +111,11 @@ def test_stopping_under_load_answers_everything_that_was_taken(graph):
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
-    while len(replies) < 40:
-        assert not refused
+    until(lambda: len(replies) >= 40 or refused)
+    assert not refused
     code, log = command.stop()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert code == 0
     answered = [line for line in log if line.get("code") == 200]
     assert len(answered) == len(replies)
@@ -159,12 +159,13 @@ def test_when_the_grace_time_is_over_it_goes_though_a_graph_still_runs(tmp_path)
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [0, 0]}]}
     with ThreadPoolExecutor(2) as pool:
         asked = [
-            pool.submit(requests.post, f"{url}/infer", json=body, timeout=60) for _ in range(2)
+            pool.submit(requests.post, f"{url}/infer", json=body, timeout=PATIENCE)
+            for _ in range(2)
         ]
         waiting = 'convert_vae_queue_depth{model="endless"} 1.0'
         metrics = f"http://127.0.0.1:{command.http}/metrics"
-        while waiting not in requests.get(metrics, timeout=20).text:  # so the other one runs
-            time.sleep(0.02)
+        # So the other one runs.
+        until(lambda: waiting in requests.get(metrics, timeout=PATIENCE).text)
         code, log = command.stop()
         replies = [one.result() for one in asked]
     assert code == 1
@@ -185,30 +186,30 @@ def test_while_stopping_it_is_alive_but_not_ready_and_takes_nothing_new():
         replies = []
         thread = threading.Thread(
             target=lambda: replies.append(
-                requests.post(f"{url}/models/slow/infer", json=body, timeout=20)
+                requests.post(f"{url}/models/slow/infer", json=body, timeout=PATIENCE)
             )
         )
         thread.start()
-        assert model.begun.acquire(timeout=10)
+        assert model.begun.acquire(timeout=PATIENCE)
         stop(serving)
-        while requests.get(f"{url}/health/ready", timeout=5).status_code == 200:
+        while requests.get(f"{url}/health/ready", timeout=PATIENCE).status_code == 200:
             pass
-        assert requests.get(f"{url}/health/live", timeout=5).status_code == 200
+        assert requests.get(f"{url}/health/live", timeout=PATIENCE).status_code == 200
         for name in ("slow", "other"):
-            late = requests.post(f"{url}/models/{name}/infer", json=body, timeout=5)
+            late = requests.post(f"{url}/models/{name}/infer", json=body, timeout=PATIENCE)
             assert (late.status_code, late.json()["error"]) == (503, "the server is stopping")
         model.let.set()
-        thread.join(20)
+        thread.join(PATIENCE)
         assert replies[0].json()["outputs"][0]["data"] == [3.0]
 
 
 def test_a_token_is_asked_of_everything_but_health():
     with running([SlowModel()], access=Access("s3cret")) as serving:
         url = f"http://127.0.0.1:{serving.http_port}"
-        assert requests.get(f"{url}/v2/health/ready", timeout=5).status_code == 200
+        assert requests.get(f"{url}/v2/health/ready", timeout=PATIENCE).status_code == 200
         for given in (None, "Bearer wrong", "s3cret", "Bearer s3cret"):
             headers = {"Authorization": given} if given else {}
-            reply = requests.get(f"{url}/v2", headers=headers, timeout=5)
+            reply = requests.get(f"{url}/v2", headers=headers, timeout=PATIENCE)
             expected = 200 if given == "Bearer s3cret" else 401
             assert reply.status_code == expected
         client = triton_grpc.InferenceServerClient(f"127.0.0.1:{serving.grpc_port}")
@@ -227,9 +228,9 @@ def test_tls_on_both_ports(tmp_path):
     certificate = Certificate(tmp_path / "chain.pem", tmp_path / "key.pem")
     with running([SlowModel()], certificate=certificate) as serving:
         url = f"https://127.0.0.1:{serving.http_port}/v2"
-        assert requests.get(url, verify=tmp_path / "ca.pem", timeout=5).status_code == 200
+        assert requests.get(url, verify=tmp_path / "ca.pem", timeout=PATIENCE).status_code == 200
         with pytest.raises(requests.exceptions.SSLError):
-            requests.get(url, timeout=5)
+            requests.get(url, timeout=PATIENCE)
         credentials = grpc.ssl_channel_credentials((tmp_path / "ca.pem").read_bytes())
         client = triton_grpc.InferenceServerClient(
             f"localhost:{serving.grpc_port}", ssl=True, creds=credentials

@@ -10,6 +10,7 @@ import tritonclient.grpc as triton_grpc
 from converter.serving.access import Access
 from converter.serving.request_ids import choose
 from tests import small_models, stream_graphs
+from tests.patience import PATIENCE
 from tests.serving.log_records import listening
 from tests.serving.running import running
 from tests.serving.slow_model import SlowModel
@@ -21,16 +22,19 @@ X = small_models.draw((1, 4, 2, 6, 8), 3)
 
 @pytest.fixture
 def logged():
-    """The ids in the log, as they are written."""
+    """The ids in the log, as they are written.
+
+    Not those of refusals: they are written behind the answer, and may be of the test before.
+    """
     ids = queue.Queue()
-    with listening(lambda record: ids.put(record.request)):
-        yield lambda: ids.get(timeout=10)
+    with listening(lambda one: ids.put(one.request) if one.msg == "request" else None):
+        yield lambda: ids.get(timeout=PATIENCE)
 
 
 def infer(served, headers=None, **more):
     tensor = {"name": "x", "datatype": "FP32", "shape": X.shape, "data": X.ravel().tolist()}
     url = f"http://{served.http}/v2/models/vae/infer"
-    return requests.post(url, json={"inputs": [tensor], **more}, headers=headers, timeout=20)
+    return requests.post(url, json={"inputs": [tensor], **more}, headers=headers, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +62,7 @@ def test_decode(served, logged):
     url = f"http://{served.http}/v2/models/wan/decode"
     data = npy(stream_graphs.latent(5))
     for headers in ({"X-Request-ID": "clip 7"}, {}):
-        reply = requests.post(url, data=data, headers=headers, timeout=20)
+        reply = requests.post(url, data=data, headers=headers, timeout=PATIENCE)
         assert reply.status_code == 200
         identifier = logged()
         assert reply.headers["X-Request-ID"] == identifier
@@ -68,11 +72,11 @@ def test_decode(served, logged):
 def test_a_refusal_has_one_too(served):
     headers = {"X-Request-ID": "r"}
     url = f"http://{served.http}/v2/models/nobody/infer"
-    reply = requests.post(url, headers=headers, timeout=5)
+    reply = requests.post(url, headers=headers, timeout=PATIENCE)
     assert (reply.status_code, reply.headers["X-Request-ID"]) == (404, "r")
     with running([SlowModel()], access=Access("s3cret")) as serving:
         url = f"http://127.0.0.1:{serving.http_port}/v2"
-        reply = requests.get(url, headers=headers, timeout=5)
+        reply = requests.get(url, headers=headers, timeout=PATIENCE)
         assert (reply.status_code, reply.headers["X-Request-ID"]) == (401, "r")
 
 

@@ -18,6 +18,7 @@ from onnx.numpy_helper import from_array
 from tritonclient.utils import InferenceServerException
 
 from tests import small_models
+from tests.patience import PATIENCE, until
 from tests.small_models import save, value
 
 BIG = 25_000_000
@@ -25,7 +26,7 @@ BIG = 25_000_000
 
 PROBE = """
 import http.client, sys, time
-connection = http.client.HTTPConnection(sys.argv[1], timeout=10)
+connection = http.client.HTTPConnection(sys.argv[1], timeout=60)
 end, times = time.monotonic() + float(sys.argv[2]), []
 while time.monotonic() < end:
     begun = time.perf_counter()
@@ -57,19 +58,15 @@ def process(folder, *arguments):
     with log.open("w") as stderr:
         server = subprocess.Popen([*command, *ports], stderr=stderr, stdout=stderr)
     try:
-        for _ in range(300):
-            found = re.search(r"serving on http://(\S+?:\d+)", log.read_text())
-            if found:
-                break
-            time.sleep(0.1)
+        found = until(lambda: re.search(r"serving on http://(\S+?:\d+)", log.read_text()))
         yield server, found[1]
     finally:
         server.terminate()
-        assert server.wait(30) == 0
+        assert server.wait(PATIENCE) == 0
 
 
 def infer(address, model, name, array):
-    with tritonclient.http.InferenceServerClient(address, network_timeout=60) as client:
+    with tritonclient.http.InferenceServerClient(address, network_timeout=PATIENCE) as client:
         tensor = tritonclient.http.InferInput(name, array.shape, "FP32")
         tensor.set_data_from_numpy(array)
         return client.infer(model, [tensor]).as_numpy("y")
@@ -117,7 +114,7 @@ def test_many_clients_for_a_minute(tmp_path):
             timeout=seconds + 60,
         )
         for thread in threads:
-            thread.join(60)
+            thread.join(PATIENCE)
         connection = http.client.HTTPConnection(address)
         connection.request("GET", "/metrics")
         metrics = connection.getresponse().read().decode()
