@@ -15,6 +15,9 @@ FLAGS = (
     "--disable-sync",
 )
 
+LOG = ("--enable-logging=stderr", "--log-level=0")
+"""For errors of a page to be on stderr."""
+
 
 def chromium() -> str:
     """Its path; a test that has none fails with CI set, and is skipped otherwise."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, helper
 from onnx.numpy_helper import from_array, to_array
@@ -460,9 +460,7 @@ def test_a_validation_without_onnxruntime_says_what_to_install(source, output):
 # --- damage -------------------------------------------------------------------------------------
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_damaged_model_is_converted_or_refused(tmp_path, data):
     damaged = bytearray(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converter import convert
@@ -40,28 +40,20 @@ def _random_graph_is_converted(folder, case, strategy):
     assert_no_shape_arithmetic(*assert_converted(trial, folder, strategy), trial, case)
 
 
-RANDOM = {
-    "deadline": None,
-    "database": None,
-    "print_blob": True,
-    "suppress_health_check": [HealthCheck.too_slow],
-}
-
-
-@settings(max_examples=500, derandomize=True, **RANDOM)
+@settings(max_examples=500)
 @given(case=conv_cases(), strategy=st.sampled_from(STRATEGIES))
 def test_random_graphs(folder, case, strategy):
     _random_graph_is_converted(folder, case, strategy)
 
 
 @pytest.mark.long
-@settings(max_examples=5000, **RANDOM)
+@settings(max_examples=5000, derandomize=False)
 @given(case=conv_cases(), strategy=st.sampled_from(STRATEGIES))
 def test_many_random_graphs(folder, case, strategy):
     _random_graph_is_converted(folder, case, strategy)
 
 
-@settings(max_examples=60, derandomize=True, **RANDOM)
+@settings(max_examples=60)
 @given(
     case=conv_cases(),
     frames=st.integers(1, 20),

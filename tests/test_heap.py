@@ -32,13 +32,20 @@ def kept_of_a_freed_block(size: int) -> int:
     return kept
 
 
+def printed(code: str) -> list[int]:
+    """The numbers that a new process prints, whose heap is not that of all tests before."""
+    code = f"from tests import test_heap\n{code}"
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [int(word) for word in done.stdout.split()]
+
+
 @glibc
 def test_large_blocks_are_freed_at_once_within_and_kept_outside():
-    """In a process of its own: the heap of this one may have room for the block already."""
     code = (
         "from converter.heap import freed_at_once\n"
-        "from tests.test_heap import kept_of_a_freed_block as kept\n"
-        f"size = {SIZE_OF_A_LARGE_BLOCK}\n"
+        "kept, size = test_heap.kept_of_a_freed_block, test_heap.SIZE_OF_A_LARGE_BLOCK\n"
         "with freed_at_once():\n"
         "    print(kept(size))\n"
         "print(kept(size))\n"
@@ -48,16 +55,14 @@ def test_large_blocks_are_freed_at_once_within_and_kept_outside():
         "except KeyError:\n"
         "    print(kept(size))\n"
     )
-    root = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-    within, after, after_an_error = map(int, done.stdout.split())
+    within, after, after_an_error = printed(code)
     assert within < SIZE_OF_A_LARGE_BLOCK / 4
     assert after > SIZE_OF_A_LARGE_BLOCK / 2
     assert after_an_error > SIZE_OF_A_LARGE_BLOCK / 2
 
 
-@glibc
-def test_freed_memory_below_a_block_still_in_use_goes_back():
+def returned_of_small_blocks() -> int:
+    """Resident bytes that go when many freed blocks lie below one that is still in use."""
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
     blocks = [libc.malloc(SIZE) for _ in range(BLOCKS)]
@@ -68,8 +73,15 @@ def test_freed_memory_below_a_block_still_in_use_goes_back():
         libc.free(ctypes.c_void_p(block))
     held = resident_bytes()
     return_freed_memory()
+    returned = held - resident_bytes()
     libc.free(ctypes.c_void_p(kept))
-    assert held - resident_bytes() > BLOCKS * SIZE / 2
+    return returned
+
+
+@glibc
+def test_freed_memory_below_a_block_still_in_use_goes_back():
+    (returned,) = printed("print(test_heap.returned_of_small_blocks())")
+    assert returned > BLOCKS * SIZE / 2
 
 
 def test_elsewhere_nothing_happens(monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper
 from onnx.numpy_helper import from_array, to_array
@@ -361,9 +361,7 @@ def test_values_of_an_unknown_type_are_refused(tmp_path, nested):
         model_file.load(save(proto, tmp_path / "a.onnx"))
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_damaged_file_is_loaded_or_refused(tmp_path, data):
     damaged = bytearray(holder_bytes())

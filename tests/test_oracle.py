@@ -113,7 +113,7 @@ def test_conv_rejects_what_is_not_defined(x, w, attributes, said):
         oracle.conv(np.zeros(x), np.zeros(w), **attributes)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150)
 @given(conv_cases())
 def test_original_graphs_give_the_answers_of_the_oracle(case):
     """The random graphs before any conversion, on onnxruntime or the reference evaluator."""
@@ -121,7 +121,7 @@ def test_original_graphs_give_the_answers_of_the_oracle(case):
     _assert_valid(trial)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100)
 @given(conv_cases())
 def test_reference_evaluator_gives_the_answers_of_the_oracle(case):
     """It judges float64 and new opsets, so its Conv is compared too, in every type."""

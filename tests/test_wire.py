@@ -72,13 +72,13 @@ def serialized(proto: ModelProto) -> bytes:
     return proto.SerializeToString(deterministic=True)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(models())
 def test_split_loses_nothing(proto):
     assert serialized(put_back(proto.SerializeToString())) == serialized(proto)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(models())
 def test_what_is_written_is_the_model_with_the_bulky_initializers_last(proto):
     small = ModelProto()
@@ -158,14 +158,14 @@ def test_a_file_cut_anywhere_is_read_just_as_protobuf_reads_it():
         assert accepted(data[:end]) == parsed(data[:end]), end
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.binary(max_size=60))
 def test_garbage_is_refused_or_read_as_protobuf_reads_it(data):
     read = accepted(data)
     assert read is None or read == parsed(data)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.data())
 def test_damage_is_refused_or_read_as_protobuf_reads_it(data):
     damaged = bytearray(small_models.conv2d().SerializeToString())

@@ -12,6 +12,7 @@ import numpy as np
 
 from converter.errors import UserError
 from converter.session import RunError
+from tests.patience import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Odd:
         if self.deed == "starve":
             raise MemoryError
         if self.deed == "sleep":
-            time.sleep(60)
+            time.sleep(LONG)
         if self.deed == "fill":
             np.ones(FILLED, np.uint8)
         return self
@@ -84,6 +85,8 @@ class Odd:
 
 
 FILLED = 100_000_000
+LONG = 2 * PATIENCE
+"""Of a sleep that nobody waits for."""
 
 
 def odd_arrays():

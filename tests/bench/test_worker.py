@@ -9,7 +9,7 @@ from converter import memory
 from converter.bench.worker import Worker
 from converter.errors import UserError
 from converter.session import RunError
-from tests.bench.contestants import FILLED, Odd, Scale, odd_arrays
+from tests.bench.contestants import FILLED, LONG, Odd, Scale, odd_arrays
 
 FEED = {"x": np.array([1, 2], np.float32)}
 
@@ -67,7 +67,7 @@ def test_what_goes_wrong_while_loading_is_a_sentence(deed, limit, words):
     start = time.monotonic()
     with pytest.raises(UserError, match=words):
         Worker(Odd(deed), limit)
-    assert time.monotonic() - start < 50  # not the sleeper's minute
+    assert time.monotonic() - start < LONG
 
 
 def test_a_killed_process_is_a_sentence(tmp_path):

@@ -13,6 +13,7 @@ from tests.cli.command import assert_refused
 from tests.cli.test_decode_vae import HEIGHT, WIDTH, decode_vae, process, save, smooth
 from tests.runtime.test_decoder import clip_of_bytes
 from tests.serving.running import running
+from tests.test_video_file import read
 
 TOKEN = "s3cret"
 
@@ -53,7 +54,13 @@ def test_files_are_the_same(tmp_path, folder, at, out, options):
     assert there.exit_code == 0, there.stderr
     assert f"{out}, 7 frames in" in there.stdout
     wanted, made = (tmp_path / name / out for name in ("here", "there"))
-    assert made.read_bytes() == wanted.read_bytes()
+    if made.suffix == ".mp4":  # of the same frames, x264's bytes may depend on its heap
+        videos = [read(str(path)) for path in (made, wanted)]
+        assert videos[0][1] == videos[1][1] == 24
+        assert len(videos[0][0]) == len(videos[1][0]) == 7
+        assert np.square(videos[0][0] - videos[1][0].astype(float)).mean() < 1
+    else:
+        assert made.read_bytes() == wanted.read_bytes()
     if not options:
         np.testing.assert_allclose(np.load(made), stream_graphs.decode(smooth()), rtol=0, atol=1e-5)
     assert os.listdir(tmp_path / "there") == [out]

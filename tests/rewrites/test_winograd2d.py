@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converter.rewrites.winograd2d import LOSS, row_matrix
@@ -49,9 +49,7 @@ def test_equals_the_convolution(
     assert np.abs(y - expected).max() <= RELATIVE * np.abs(expected).max()
 
 
-@settings(
-    max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+@settings(max_examples=60)
 @given(
     case=conv_cases(),
     frames=st.integers(1, 12),

@@ -38,11 +38,8 @@ CHECKS = [
 
 
 def bounded(examples):
-    """The same examples each time, as many as the default suite has time for."""
+    """As many examples as the default suite has time for."""
     return settings(
-        deadline=None,
-        database=None,
-        derandomize=True,
         max_examples=examples,
         phases=[Phase.generate],  # a failure tells the request; to shrink it would take minutes
         suppress_health_check=[*HealthCheck],

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from tests import stream_graphs
+from tests.browser import with_page
 from tests.chromium import chromium
 from tests.serving.asking import ask
-from tests.serving.browser import with_page
 
 
 def test_it_shows_the_models_and_plays_a_decoded_latent(served, tmp_path):

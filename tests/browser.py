@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.chromium import FLAGS, chromium
+from tests.chromium import FLAGS, LOG, chromium
 from tests.patience import PATIENCE, until
 
 
@@ -52,14 +52,14 @@ class Tab:
         await self.call("DOM.setFileInputFiles", nodeId=node["nodeId"], files=[str(path)])
 
 
-async def with_page(address: str, folder: Path, use) -> None:
-    """Open `address` and await `use(tab)`."""
-    profile = folder / "profile"
-    process = subprocess.Popen(
-        [chromium(), *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}", address],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+async def with_page(address: str, folder: Path, use, *flags: str) -> str:
+    """Open `address` and await `use(tab)`; returns what Chromium has logged, pages' errors too."""
+    profile, log = folder / "profile", folder / "chromium.log"
+    flags = (*FLAGS, *LOG, *flags, "--remote-debugging-port=0", f"--user-data-dir={profile}")
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [chromium(), *flags, address], stdout=subprocess.DEVNULL, stderr=stderr
+        )
     try:
         socket = await asyncio.to_thread(until, lambda: _page(profile / "DevToolsActivePort"))
         async with (
@@ -70,6 +70,7 @@ async def with_page(address: str, folder: Path, use) -> None:
     finally:
         process.terminate()
         process.wait(PATIENCE)
+    return log.read_text(errors="replace")
 
 
 def _page(file: Path) -> str | None:
