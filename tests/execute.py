@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnxruntime
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx.numpy_helper import from_array, to_array
 from onnx.reference import ReferenceEvaluator
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def run(model: ModelProto, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     """
     names = [output.name for output in model.graph.output]
     if _needs_reference(model):
-        values = ReferenceEvaluator(model).run(None, dict(feed))
+        values = ReferenceEvaluator(_dense(model)).run(None, dict(feed))
     else:
         values = session(model).run(None, dict(feed))
     return dict(zip(names, (np.asarray(value) for value in values), strict=True))
@@ -70,6 +71,20 @@ def _needs_reference(model: ModelProto) -> bool:
         or opset(model) > newest_runnable_opset()
         or any(_same_and_dilated(node) for node in all_nodes(model))
     )
+
+
+def _dense(model: ModelProto) -> ModelProto:
+    """The same with plain Constants: at a sparse one the evaluator raises a TypeError."""
+    dense = ModelProto.FromString(model.SerializeToString())
+    for node in all_nodes(dense):
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.SPARSE_TENSOR:
+                sparse = attribute.sparse_tensor
+                values = to_array(sparse.values)
+                whole = np.zeros(tuple(sparse.dims), values.dtype)
+                whole.flat[to_array(sparse.indices)] = values
+                attribute.CopyFrom(helper.make_attribute("value", from_array(whole)))
+    return dense
 
 
 def _same_and_dilated(node: NodeProto) -> bool:

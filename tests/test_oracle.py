@@ -140,6 +140,10 @@ def test_weight_sources_are_right_before_conversion(source, integers):
     _assert_valid(graphs.single(ConvCase(weights=source, integers=integers, opset=opset)))
 
 
+def test_a_sparse_constant_is_right_where_the_reference_evaluator_runs_it():
+    _assert_valid(graphs.single(ConvCase(weights="sparse_constant", dtype="float64")))
+
+
 @pytest.mark.parametrize("name", pad_graphs.PADS)
 def test_pads_are_right_before_conversion(name):
     _assert_valid(pad_graphs.padded(pad_graphs.PADS[name]))
