@@ -7,7 +7,7 @@ import pytest
 from converter.bench.contestants import GEMM_OPERATIONS
 from converter.bench.statistics import Spread
 from converter.compare.metrics import difference
-from tests.bench.results import TWO, lane, result
+from tests.bench.results import MACHINE, TWO, lane, result
 
 
 def test_figures_of_known_samples():
@@ -64,11 +64,17 @@ def test_json_is_versioned_and_holds_every_sample():
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert content["version"] == 1
     assert (content["rounds"], content["seed"], content["threads"]) == (3, 7, 2)
+    assert (content["interrupted"], content["operations"]) == (False, GEMM_OPERATIONS)
     assert content["feed_shapes"] == {"x": [1, 2, 3]}
+    assert content["machine"] == MACHINE
     second = content["contestants"][1]
+    assert [second[key] for key in ("label", "description", "load_seconds", "failure")] == [
+        "second|.onnx", "a runtime", 0.5, ""
+    ]  # fmt: skip
     assert second["wall_samples"] == [2, 2, 4]
     assert second["cpu_samples"] == [4, 4, 8]
-    assert second["max_abs_error"] == 0.25
+    assert second["max_abs_error"] == second["difference"]["max_abs"] == 0.25
     assert second["memory"]["run_peak"] == 2_000_000_000
     assert second["figures"]["wall_speedup"]["median"] == 2
     assert content["gemm"]["gflops"] == TWO.gemm_gflops
+    assert result(*TWO.lanes, notes=("one is missing",)).to_json()["notes"] == ["one is missing"]

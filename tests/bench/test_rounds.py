@@ -151,3 +151,24 @@ def test_a_row_that_took_its_time_runs_no_more(race):
     assert len(measured.gemm.samples) == 2
     at_least_one = race.run(race.scale("a"), race.scale("b"), rounds=5, row_seconds=0.1)
     assert [len(lane.samples) for lane in at_least_one.lanes] == [5, 1]
+
+
+def test_of_several_outputs_the_furthest_is_shown():
+    """Another shape before a NaN, a NaN before any number, else the largest error."""
+    zero = np.zeros(2, np.float32)
+    outputs = {"near": zero + 1, "far": zero + 3, "nan": np.float32([np.nan, 0]), "short": zero[:1]}
+    entrant = module._Entrant("b")
+    for worst in ("short", "nan", "far", "near"):
+        entrant.compare(dict.fromkeys(outputs, zero), outputs)
+        assert entrant.lane.difference.name == worst
+        del outputs[worst]
+    with pytest.raises(UserError, match="b has no output far"):
+        entrant.compare({"near": zero, "far": zero}, {})
+
+
+def test_without_the_gemm_the_others_are_measured(race):
+    roof = race.scale("roof", fails_at_load="no room")
+    trials = [({"x": (2,)}, {"x": np.zeros(2, np.float32)})]
+    measured = run_rounds([race.scale("a")], roof, trials, Rules(2), race.notify)
+    assert (measured.gemm.failure, measured.gemm.samples) == ("no room", ())
+    assert len(measured.lanes[0].samples) == 2

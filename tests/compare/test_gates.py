@@ -37,6 +37,9 @@ def test_names_the_gate_and_what_was_reached(limits, gate, reached):
         assert failure.reached == pytest.approx(reached, rel=1e-6)
     else:  # that of the worst frame, not the mean
         assert failure.reached == one.frames.frames[1].ssim < one.frames.ssim.mean < 1
+        assert f"{failure.reached:.4f} of frame 1 is {0.99999 - failure.reached:.2g} below" in (
+            failure.sentence
+        )
 
 
 @pytest.mark.parametrize(
@@ -45,8 +48,8 @@ def test_names_the_gate_and_what_was_reached(limits, gate, reached):
         Limits(atol=0.25),
         Limits(rtol=0.25),
         Limits(atol=0.05, rtol=0.2 + 1e-9),
-        Limits(min_psnr=PSNR - 0.01),
-        Limits(min_ssim=0.5),
+        Limits(min_psnr=found().difference.psnr_db),
+        Limits(min_ssim=found().frames.ssim.min),
     ],
 )
 def test_passes_at_the_limit(limits):
@@ -74,8 +77,9 @@ def test_an_output_may_have_limits_of_its_own():
 def test_without_gates_the_default_decides():
     tolerance = Tolerance(min_psnr_db=60, max_abs_of_range=0.1)
     psnr, worst = failures(found(), Gates(default=tolerance))
-    assert psnr.gate == "min_psnr"
-    assert (worst.gate, worst.reached) == ("max_abs_of_range", 0.25)
+    assert (psnr.gate, psnr.limit, psnr.reached) == ("min_psnr", 60, pytest.approx(PSNR))
+    assert psnr.sentence.startswith(f"PSNR {PSNR:.2f} dB is {60 - PSNR:.2f} dB below the 60 dB")
+    assert (worst.gate, worst.limit, worst.reached) == ("max_abs_of_range", 0.1, 0.25)
     assert failures(found(), Gates(Limits(atol=1.0), default=tolerance)) == ()
     assert failures(found(), Gates()) == ()
 
@@ -99,14 +103,15 @@ def test_no_gate_excuses_a_nan_on_one_side():
     candidate[0, 0, 0, 2, 3] = np.nan
     one = detail("y", reference, candidate)
     (failure,) = failures(one, Gates(Limits(atol=1e9)))
-    assert failure.gate == "finite"
+    assert (failure.gate, failure.limit, failure.reached) == ("finite", 0, 1)
     assert "(0, 0, 0, 2, 3)" in failure.sentence
     assert passing(one) is None
 
 
 def test_no_gate_excuses_unequal_integers_or_shapes():
     whole = detail("y", np.arange(4), np.arange(4) + 1)
-    assert [f.gate for f in failures(whole, Gates(Limits(atol=9)))] == ["equal"]
+    (failure,) = failures(whole, Gates(Limits(atol=9)))
+    assert (failure.gate, failure.limit, failure.reached) == ("equal", 0, 4)
     equal = detail("y", np.arange(4), np.arange(4))
     assert failures(equal, Gates(Limits(atol=0))) == ()
     shapes = detail("y", np.zeros((2, 3)), np.zeros((3, 2)))
@@ -117,3 +122,10 @@ def test_ssim_that_cannot_be_known_fails_its_gate():
     small = np.ones((1, 1, 1, 4, 4), np.float32)
     (failure,) = failures(detail("y", small, small), Gates(Limits(min_ssim=0.9)))
     assert "11 x 11" in failure.sentence
+
+
+def test_ssim_of_a_frame_that_is_not_finite_is_not_known():
+    reference = np.ones((1, 1, 3, 12, 12), np.float32)
+    reference[0, 0, 1, 0, 0] = np.nan  # on both sides, so that only SSIM has something to say
+    (failure,) = failures(detail("y", reference, reference), Gates(Limits(min_ssim=0.9)))
+    assert failure.sentence == "SSIM is not known for 1 frames that are not finite"

@@ -1,3 +1,6 @@
+import json
+import math
+
 import numpy as np
 import onnx
 import pytest
@@ -5,8 +8,9 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from converter.compare.interface import read_interface
-from converter.compare.layer_holders import Holder, holders
-from converter.compare.layers import compare_layers
+from converter.compare.layer_holders import OUTPUTS_KEY, Holder, holders
+from converter.compare.layers import LayerDifference, LayerReport, compare_layers, log_error
+from converter.compare.metrics import difference
 from converter.compare.tolerance import FP32
 from converter.errors import UserError
 from tests.compare.graphs import save
@@ -66,11 +70,13 @@ def test_a_planted_fault_is_found_in_its_layer(unfolded, layer, fault):
     assert not any(one.accumulated.why_fails(FP32) for one in found.layers[:layer])
 
 
-def test_a_fault_that_the_graph_does_not_survive_is_named_all_the_same(unfolded):
-    def widen(graph, convs):
-        for conv in convs:
-            next(a for a in conv.attribute if a.name == "pads").ints[:] = [1, 2, 1, 1]
+def widen(graph, convs):
+    """One more row."""
+    for conv in convs:
+        next(a for a in conv.attribute if a.name == "pads").ints[:] = [1, 2, 1, 1]
 
+
+def test_a_fault_that_the_graph_does_not_survive_is_named_all_the_same(unfolded):
     reference, candidate = unfolded
     found = report(reference, plant(candidate, 3, widen))
     assert found.first_blamed.name == "c3"
@@ -120,6 +126,89 @@ def test_of_several_feeds_each_layer_shows_its_worst(unfolded):
     assert found.to_json()["layers"][0]["feed"] == 1
     right = report(reference, candidate, [silent, FEED])
     assert right.sentence().endswith("on any of 2 feeds")
+
+
+def test_what_does_not_run_says_why(unfolded):
+    """The first residual sum gets two sizes, so that nothing behind it runs."""
+    reference, candidate = unfolded
+    stages = []
+    found = report(reference, plant(candidate, 1, widen), slice_size=4, notify=stages.append)
+    assert [bool(layer.accumulated) for layer in found.layers] == [False] * 6
+    assert all(layer.reason for layer in found.layers)
+    assert [layer.local.why_fails(FP32) == "" for layer in found.layers] == [
+        True, False, True, True, True, True
+    ]  # fmt: skip
+    assert stages == ["layers 1 to 4 of 6", "layers 5 to 6 of 6"]
+
+
+def test_a_layer_that_the_candidate_does_not_hold_is_told(unfolded, tmp_path):
+    reference, candidate = unfolded
+    model = onnx.load(candidate)
+    (entry,) = (e for e in model.metadata_props if e.key == OUTPUTS_KEY)
+    entry.value = json.dumps({k: v for k, v in json.loads(entry.value).items() if k != "c3"})
+    found = report(reference, save(model, tmp_path / "less.onnx"))
+    assert [layer.name for layer in found.layers] == ["c0", "c1", "c2", "c4", "c5"]
+    assert found.notes == ("not held by the candidate: c3",)
+    assert report(reference, candidate).notes == ()
+
+
+def test_a_reference_that_does_not_know_its_conv3ds_is_asked_by_name(unfolded, tmp_path):
+    """Nothing in it states a rank of 5."""
+    _, candidate = unfolded
+    model = decoder()
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            node.input[1] += "_"
+    moves = [helper.make_node("Identity", [f"w{n}"], [f"w{n}_"]) for n in range(LAYERS)]
+    nodes = [*moves, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    assert holders(model) == {}
+    found = report(save(model, tmp_path / "silent.onnx"), candidate)
+    assert [layer.name for layer in found.layers] == [f"c{n}" for n in range(LAYERS)]
+    assert found.first_blamed is None
+
+
+def compared(error, size=4):
+    """An output of ones but for an error on all elements."""
+    ones = np.ones(4)
+    return difference("c", ones, ones[:size] + error)
+
+
+def test_a_layer_is_judged_by_its_own_error_and_else_by_what_accumulated():
+    right, wrong, unknown = compared(0), compared(1), compared(0, size=3)
+    layers = [
+        LayerDifference("a", "a", "NCTHW", wrong, right),
+        LayerDifference("b", "b2", "TCHW", None, None, "it does not run"),
+        LayerDifference("c", "c2", "TCHW", wrong, None),
+    ]
+    assert [layer.badness(FP32) for layer in layers] == [(False, 0), (False, -math.inf), (True, 1)]
+    broken = LayerDifference("d", "d", "NCTHW", right, unknown)
+    assert broken.badness(FP32) == (True, -math.inf)
+    found = LayerReport(FP32, tuple(layers), ("a note",))
+    assert found.sentence() == (
+        "first layer to blame: c (now c2, TCHW), number 2: accumulated error, "
+        "PSNR 0.00 dB < 90 dB and max abs 1 of range > 0.0001"
+    )
+    assert found.to_json() | {"budget": None, "layers": None} == {
+        "budget": None,
+        "first_blamed": "c",
+        "sentence": found.sentence(),
+        "feeds": 1,
+        "layers": None,
+        "notes": ["a note"],
+    }
+    fine = LayerReport(FP32, (*layers[:2], LayerDifference("e", "e", "NCTHW", right, None)))
+    assert fine.sentence() == f"no layer of 2 is beyond {FP32}"
+    at = LayerReport(FP32, (broken,), feeds=2).sentence()
+    assert at.startswith("first layer to blame: d, number 0, feed 0: local error, float64 [3]")
+
+
+def test_errors_on_charts_are_powers_of_ten():
+    assert log_error(compared(0.01)) == pytest.approx(-2)
+    assert log_error(compared(0)) == -math.inf
+    assert math.isnan(log_error(compared(0, size=3)))
+    assert math.isnan(log_error(None))
 
 
 def test_layouts_are_undone_and_redone():
