@@ -197,7 +197,7 @@ class _Run:
         self, part: Sequence[str], feed: Mapping[str, Array], right_feed: Mapping[str, Array]
     ) -> Iterator[LayerDifference]:
         """Some layers on one feed."""
-        before = [n for name in part for n in self.borders[name] if n not in part]
+        before = [n for name in part for n in self.borders[name]]
         known = self.left.run(list(dict.fromkeys([*before, *part])), feed)
         accumulated, reason = _try(lambda: self.right.run(part, right_feed))
         for name in part:

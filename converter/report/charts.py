@@ -55,7 +55,7 @@ def bar_chart(
 ) -> Markup:
     """Bars side by side at each place, from the lowest tick up; a gap where a value is nan.
 
-    With `log` the values are powers of ten.
+    With `log` the values are powers of ten. A bar at the lowest tick still shows.
     """
     scale = _Scale.of([v for one in series for v in one.values] + [0.0] * log, log)
     body = [_frame(scale, x, y), _places(labels)]
@@ -66,10 +66,11 @@ def bar_chart(
             top = scale.y(value)
             if top is None:
                 continue
+            tall = max(HEIGHT - BOTTOM - top, 2)
             start = LEFT + place * slot + slot * 0.1 + number * wide
             body.append(
-                f'<rect class="s{number % 6}" x="{start:.1f}" y="{top:.1f}" width="{wide:.1f}" '
-                f'height="{max(HEIGHT - BOTTOM - top, 0):.1f}">'
+                f'<rect class="s{number % 6}" x="{start:.1f}" y="{HEIGHT - BOTTOM - tall:.1f}" '
+                f'width="{wide:.1f}" height="{tall:.1f}">'
                 f"<title>{escape(one.label)}: {_told(value, log)}</title></rect>"
             )
     return _svg(body, f"{y} by {x}")

@@ -170,8 +170,8 @@ def _histogram(heads: Sequence[str], verdicts: Sequence[OutputVerdict]) -> list[
         if verdict.histogram and verdict.histogram.counts:
             offset = round((verdict.histogram.first - first) * PER_DECADE)
             for place, elements in enumerate(verdict.histogram.counts):
-                if elements:  # one element still shows
-                    values[offset + place] = math.log10(elements) + 0.04
+                if elements:
+                    values[offset + place] = math.log10(elements)
         series.append(Series(head, values))
     decades = [first + place / PER_DECADE for place in range(count)]
     labels = [f"1e{exponent:.0f}" if exponent == round(exponent) else "" for exponent in decades]
@@ -243,7 +243,7 @@ def _reel(strips: Sequence[tuple[str, Strip]]) -> dict[str, Any]:
             pictures += [strip.frames[place].candidate, strip.frames[place].difference]
         frames.append({"frame": one.frame, "pictures": [_image(p) for p in pictures]})
     differs = [
-        max(int(strip.frames[place].difference.sum()) for _, strip in strips)
+        max(float(strip.frames[place].difference.sum()) / strip.gain for _, strip in strips)
         for place in range(len(first.frames))
     ]
     height, width = first.frames[0].reference.shape[:2]

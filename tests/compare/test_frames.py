@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from converter.compare.frames import frame_table
+from converter.compare.frames import check_installed, frame_table
 from converter.errors import UserError
 
 pytest.importorskip("skimage")
@@ -136,3 +136,5 @@ def test_without_scikit_image_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.metrics", None)
     with pytest.raises(UserError, match=r"convert-vae\[report\]"):
         frame_table(*pair(), data_range=1.0)
+    with pytest.raises(UserError, match=r"convert-vae\[report\]"):
+        check_installed()

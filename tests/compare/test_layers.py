@@ -119,8 +119,8 @@ def test_of_several_feeds_each_layer_shows_its_worst(unfolded):
     silent = {"x": np.zeros(DIMS, np.float32)}
     assert report(reference, planted, [silent]).first_blamed is None
     alone = report(reference, planted)
-    found = report(reference, planted, [silent, FEED, silent])
-    assert (found.feeds, found.first_blamed.name, found.first_blamed.feed) == (3, "c0", 1)
+    found = report(reference, planted, [silent, FEED, FEED, silent])
+    assert (found.feeds, found.first_blamed.name, found.first_blamed.feed) == (4, "c0", 1)
     assert ", feed 1: local error" in found.sentence()
     assert found.layers[0].local == alone.layers[0].local
     assert found.to_json()["layers"][0]["feed"] == 1
@@ -242,7 +242,17 @@ def test_graphs_without_a_common_layer_are_refused(tmp_path):
         report(reference, save(other, tmp_path / "b.onnx"))
 
 
-def test_broken_provenance_is_no_provenance(tmp_path):
+def test_broken_provenance_is_no_provenance():
     other = decoder()
-    helper.set_model_props(other, {"convert_vae.outputs": "[1"})
+    helper.set_model_props(other, {OUTPUTS_KEY: "[1"})
     assert holders(other) == {}
+
+
+def test_a_layout_that_is_not_known_is_left_out():
+    other = decoder()
+    held = {
+        name: {"tensor": f"{name}2", "layout": layout}
+        for name, layout in (("a", "NTCHW"), ("b", "NCX"), ("c", "TCHW"))
+    }
+    helper.set_model_props(other, {OUTPUTS_KEY: json.dumps(held)})
+    assert holders(other) == {"a": Holder("a2", "NTCHW"), "c": Holder("c2", "TCHW")}

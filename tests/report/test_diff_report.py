@@ -15,7 +15,6 @@ import pytest
 from converter.compare.diff import DiffRequest, diff
 from converter.compare.feeding import FeedPlan
 from converter.errors import UserError
-from converter.report.charts import Series, bar_chart, line_chart
 from converter.report.diff_file import check_report_path, write_report
 from converter.report.diff_html import to_html
 from converter.report.diff_markdown import to_markdown
@@ -129,23 +128,6 @@ def test_the_suffix_says_the_form(result, tmp_path):
     for path in ("r.pdf", "missing/r.html"):
         with pytest.raises(UserError, match="--report"):
             check_report_path(tmp_path / path)
-
-
-def test_charts_draw_what_is_known():
-    svg = line_chart(
-        [Series("a", [1.0, float("nan"), 2.0, float("inf")])], x_label="x", y_label="y"
-    )
-    assert svg.count("<circle") == 3
-    heights = [float(y) for y in re.findall(r'cy="([\d.]+)"', svg)]
-    assert heights[0] > heights[1] == heights[2]  # inf at the upper edge
-    assert svg.count("M") == 2  # the gap
-    log = line_chart([Series("a", [-7.0, -2.0], 3, True)], x_label="x", y_label="y", log=True)
-    for expected in (">1e-7<", ">1e-2<", "a, 0: 1e-07", 'class="line dash s3"'):
-        assert expected in log
-    bars = bar_chart(["0", "1"], [Series("<a>", [1.0, float("nan")])], x="x", y="y")
-    assert bars.count("<rect") == 1
-    assert "<a>" not in bars
-    assert "<svg" in line_chart([], x_label="x", y_label="y")
 
 
 PROBE = """<script>addEventListener("load", async () => {

@@ -34,6 +34,13 @@ def test_a_seam_fades_linearly():
     np.testing.assert_array_equal(video, np.broadcast_to(np.float32(fade), video.shape))
 
 
+def test_the_pixels_of_a_patch_fade_alike():
+    tiles = Tiles(Axis(3, 3), Axis(3, 1), space=2, step=2)
+    z = np.zeros((1, 1, 1, 1, 4), np.float32)
+    video = tiles.decode(z, constant(np.array([[0.0, 1.0, 1.0, 1.0]])))
+    np.testing.assert_array_equal(video[0, 0, 0, 0], [0, 0, 0, 0, 0.5, 0.5, 1, 1])
+
+
 def test_a_last_tile_smaller_than_the_overlap():
     """Diffusers takes the last pixels of the tile before, whatever place they show."""
     tiles = Tiles(Axis(4, 2), Axis(9, 9), space=1)
