@@ -1,5 +1,6 @@
 import json
 import math
+import time
 import weakref
 from functools import partial
 
@@ -12,6 +13,7 @@ from converter.compare.tolerance import BF16, DOUBLE, FP16, FP32, Tolerance
 from converter.compare.validate import Validation, validate
 from converter.errors import UserError
 from converter.providers import Usable
+from converter.session import SessionSettings
 from tests.compare.graphs import conv3d, model, save
 
 F32, F16, F64, BF = (
@@ -284,6 +286,47 @@ def test_the_seed_decides_the_feed(tmp_path):
     ranges = [same(path, seed=seed).outputs[0].data_range for seed in (0, 0, 1)]
     assert ranges[0] == ranges[1] != ranges[2]
     assert same(path, seed=7).seed == 7
+
+
+def test_the_figures_of_the_worst_output_are_told_and_empty_ones_do_not_count(tmp_path):
+    def three(shift):
+        return model(
+            [
+                helper.make_node("Identity", ["x"], ["same"]),
+                helper.make_node("Add", ["x", "t"], ["moved"]),
+                helper.make_node("Slice", ["x", "zero", "zero"], ["nothing"]),
+            ],
+            [("x", F32, [9])],
+            [(name, F32, None) for name in ("same", "moved", "nothing")],
+            [
+                numpy_helper.from_array(np.float32(shift), "t"),
+                numpy_helper.from_array(np.zeros(1, np.int64), "zero"),
+            ],
+        )
+
+    verdict = pair(tmp_path, three(0), three(1e-5))
+    same, moved, nothing = verdict.outputs
+    assert same.psnr_db == nothing.psnr_db == math.inf
+    assert verdict.sentence().startswith(f"equal within tolerance: {moved.figures()} (")
+
+
+def test_only_the_candidates_session_is_strict(tmp_path, monkeypatch):
+    strict = {}
+
+    def make(path, provider, settings):
+        strict[path.name] = settings.strict
+        return make_session(path, provider, settings)
+
+    make_session = module.make_session
+    monkeypatch.setattr(module, "make_session", make)
+    assert pair(tmp_path, conv3d(), conv3d(), settings=SessionSettings(strict=True)).passed
+    assert strict == {"reference.onnx": False, "candidate.onnx": True}
+
+
+def test_seconds_are_those_of_the_runs(tmp_path):
+    start = time.perf_counter()
+    verdict = same(save(conv3d(), tmp_path / "m.onnx"))
+    assert verdict.reference_seconds + verdict.candidate_seconds < time.perf_counter() - start
 
 
 def test_stages_are_told(tmp_path):

@@ -39,6 +39,8 @@ def test_none_upstream_and_a_size(source):
     assert chosen_tiles(source, "upstream", None) == Tiles(Axis(64, 48), Axis(96, 64), 1)
     assert chosen_tiles(source, "32x48", None) == Tiles(Axis(32, 24), Axis(48, 40), 1)
     assert chosen_tiles(source, "32X48", 4) == Tiles(Axis(32, 28), Axis(48, 44), 1)
+    unknown = replace(source, origin=None)
+    assert chosen_tiles(unknown, "32x48", 4) == Tiles(Axis(32, 28), Axis(48, 44), 1)
 
 
 @pytest.mark.parametrize(
@@ -96,11 +98,21 @@ def test_smaller_tiles_where_upstreams_do_not_fit(source, monkeypatch):
     shape = (1, 8, 5, 200, 300)
     half = Tiles(Axis(32, 24), Axis(48, 32), 1)
     smallest = Tiles(Axis(8, 6), Axis(12, 8), 1)
-    need = source.need(shape, chosen_tiles(source, "upstream", None))
-    assert source.need(shape, half) < need
-    for free, tiles in ((need, half), (1, smallest)):
-        monkeypatch.setattr(choose_tiles, "available_bytes", lambda free=free: free - (free > 1))
+    upstreams = chosen_tiles(source, "upstream", None)
+    need = source.need(shape, upstreams)
+    assert source.need(shape, half) < need < source.need(shape)
+    for free, tiles in ((need, upstreams), (need - 1, half), (1, smallest)):
+        monkeypatch.setattr(choose_tiles, "available_bytes", lambda free=free: free)
         assert fitting_tiles(source, shape)[0] == tiles
+
+
+def test_tiles_need_a_run_of_one_of_them_and_the_caches_of_all(source):
+    tiles = chosen_tiles(source, "upstream", None)
+    of_one = source.need((1, 8, 5, 64, 96))
+    # One every 48 and 64: of 64, 64, 64, 56 and 8 rows, and 96, 96, 96, 96 and 44 columns.
+    pixels = (3 * 64 + 56 + 8) * (4 * 96 + 44)
+    kept = 2 * 8 * 2 * pixels * 4  # two caches of eight channels and two frames in fp32
+    assert source.need((1, 8, 5, 200, 300), tiles) == of_one + kept
 
 
 def test_a_graph_of_one_size_is_not_cut(tmp_path, monkeypatch):
@@ -109,7 +121,8 @@ def test_a_graph_of_one_size_is_not_cut(tmp_path, monkeypatch):
     assert not fixed.any_size
     assert fitting_tiles(fixed, (1, 8, 5, 200, 300)) is None
     assert look(clip(tmp_path / "b.onnx")).any_size
-    assert not look(clip(tmp_path / "c.onnx", (1, 8, "T", 4, 5))).any_size
+    for size in ((4, 5), (4, "W"), ("H", 5)):
+        assert not look(clip(tmp_path / "c.onnx", (1, 8, "T", *size))).any_size
 
 
 def test_a_clip_graph_needs_more_for_more_frames(tmp_path):

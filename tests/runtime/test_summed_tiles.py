@@ -89,6 +89,28 @@ def test_one_tile_or_less_is_left_as_it_is():
     np.testing.assert_array_equal(TILES.decode(z, decode), decode(None, z))
 
 
+@pytest.mark.parametrize("axis", [2, 3, 4])
+def test_tiles_fade_into_each_other_along_every_axis(axis):
+    """Three tiles of 0, 1 and 2, each of eight pixels of which four are also the next one's."""
+    tiles = SummedTiles(Axis(4, 2), Axis(4, 2), 2, time=Axis(4, 2), frames=2)
+    shape = [8 if at == axis else 1 for at in range(5)]
+    z = np.arange(8, dtype=np.float32).reshape(shape) / 2
+    first = []
+
+    def decode(place, part):
+        """All of it as its first latent pixel is."""
+        first.append(part.flat[0])
+        n, _, t, h, w = part.shape
+        return np.full((n, 3, 2 * t, 2 * h, 2 * w), part.flat[0], np.float32)
+
+    video = tiles.decode(z, decode)
+    assert first == [0, 1, 2]
+    fade = [0, 0, 0, 0, 0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2, 2, 2]
+    expected = np.float32(fade).reshape([16 if at == axis else 1 for at in range(5)])
+    assert video.shape == (1, 3, *(16 if at == axis else 2 for at in (2, 3, 4)))
+    np.testing.assert_array_equal(video, np.broadcast_to(expected, video.shape))
+
+
 @pytest.mark.parametrize(
     ("shape", "complaint"),
     [
