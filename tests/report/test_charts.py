@@ -113,6 +113,8 @@ def test_each_line_has_its_colour_and_a_dashed_one_is_hollow():
     ]
     assert re.findall(r'circle class="([^"]+)"', svg)[-2:] == ["s0", "s3 hollow"]
     assert 'aria-label="y over x"' in svg
+    assert '<text x="350.0" y="244" text-anchor="middle">x</text>' in svg
+    assert 'transform="translate(15 110.0) rotate(-90)" text-anchor="middle">y</text>' in svg
 
 
 def test_bars_stand_side_by_side_and_tell_their_values():
@@ -127,3 +129,7 @@ def test_bars_stand_side_by_side_and_tell_their_values():
     ]
     assert re.findall("<title>(.+?)</title>", svg) == ["a: 1", "a: 1000", "b: 10"]
     assert 'aria-label="elements by error"' in svg
+    many = bar_chart(["0"], [Series("a", [3.0])], x="x", y="y", log=True)
+    assert ticks(many)[0][0] == "1"
+    plain = bar_chart(["0"], [Series("a", [3.0, 5.0])], x="x", y="y")
+    assert re.findall("<title>(.+?)</title>", plain) == ["a: 3", "a: 5"]

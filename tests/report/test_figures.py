@@ -119,6 +119,7 @@ def test_the_terminal_tells_layers_notes_and_verdicts(capsys):
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for expected in (
         "layers, relative L2",
+        "Conv3D output now held by layout local accumulated PSNR dB",
         "c0 NCTHW 0 0 inf",
         "c1 c1 2 TCHW 0.25 2 1.761 PSNR 19.82 dB < 90 dB and max abs 0.25 of range > 0.0001",
         "c2 NCTHW - - - it does not run",
@@ -139,11 +140,12 @@ def test_the_terminal_tells_layers_notes_and_verdicts(capsys):
 
 
 def test_the_terminal_tells_feeds_where_there_are_several(capsys):
-    layers = replace(LAYERS, layers=(replace(LAYERS.layers[0], feed=7),), feeds=9)
+    layers = replace(LAYERS, layers=(replace(LAYERS.layers[0], feed=1),), feeds=2)
     print_diff(Console(width=200), result(candidate("b.onnx", SAME, layers=layers)))
     shown = " ".join(capsys.readouterr().out.split())
     assert "layers, relative L2, each on its worst feed" in shown
-    assert "c0 NCTHW 0 0 inf 7" in shown
+    assert "Conv3D output now held by layout local accumulated PSNR dB feed" in shown
+    assert "c0 NCTHW 0 0 inf 1" in shown
 
 
 def test_the_terminal_tells_frame_by_frame(capsys):
@@ -153,6 +155,7 @@ def test_the_terminal_tells_frame_by_frame(capsys):
     other[1, 0, 1] += 0.1
     print_diff(Console(width=200), result(candidate("b", verdict(reference, other))), frames=True)
     shown = " ".join(capsys.readouterr().out.split())
+    assert "sample frame PSNR dB SSIM max abs mean abs" in shown
     assert "0 0 inf - 0 0 0 1 inf - 0 0 1 0 inf - 0 0 1 1 20 - 0.1 0.1" in shown
 
 
@@ -213,6 +216,14 @@ def test_the_histograms_of_candidates_share_an_axis():
     assert titles == ["near: 1", "far: 1"]
     assert chart.svg.count(">1e0<") == 1
     assert diff_html._histogram(["same"], [SAME]) == []
+
+
+def test_layers_are_drawn_where_they_have_an_error():
+    layered = candidate("a", NEAR, layers=LAYERS)
+    svg = diff_html._layer_chart(result(candidate("none", NEAR), layered))
+    titles = [part.split("</title>")[0] for part in svg.split("<title>")[1:]]
+    assert titles == ["a, accumulated, layer, 1: 2", "a, local, layer, 1: 0.25"]
+    assert [style in svg for style in ('"line s1"', '"line dash s1"')] == [True, True]
 
 
 def test_a_reel_opens_on_the_frame_that_differs_most():

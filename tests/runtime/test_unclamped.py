@@ -37,6 +37,19 @@ def test_what_is_behind_the_clamp_stays(tmp_path):
     np.testing.assert_array_equal(run(unclamped(path)), X.T)
 
 
+@pytest.mark.parametrize("op", ["Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"])
+def test_operators_that_only_move_numbers_may_follow(tmp_path, op):
+    """The weights, which are beside the graph, are not read."""
+    path = write(tmp_path / "a.onnx", CLIP, (op, ["c"], ["y"]))
+    model = onnx.load(path)
+    weights = model.graph.initializer.add(name="w", dims=[1], data_type=TensorProto.FLOAT)
+    weights.data_location = TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="missing.data")
+    path.write_bytes(model.SerializeToString())
+    found = onnx.load_from_string(unclamped(path))
+    assert [node.op_type for node in found.graph.node] == ["Identity", op]
+
+
 def test_the_clamp_may_be_last_of_another_output_and_its_bounds_constants_of_nodes(tmp_path):
     constants = [
         helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.float32(value)))
