@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -33,10 +34,12 @@ class Shown:
 
     @property
     def worst_frame(self) -> int | None:
-        """The frame of the first sample with the largest error."""
+        """The frame of the first sample with the largest error; before all, one not finite."""
         table = self.verdict.detail.frames
         frames = [one for one in table.frames if one.sample == 0] if table else []
-        return max(frames, key=lambda one: one.max_abs).frame if frames else None
+        if not frames:
+            return None
+        return max(frames, key=lambda one: (math.isnan(one.max_abs), one.max_abs)).frame
 
 
 def shown(

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from converter.compare.detail import detail
+from converter.compare.diff_result import OutputVerdict
 from converter.compare.pictures import (
     MAX_FRAMES,
     MAX_PIXELS,
@@ -12,6 +15,7 @@ from converter.compare.pictures import (
     strip,
     visible,
 )
+from converter.compare.showing import Shown
 
 
 def shown(reference, candidate, frames=(0,)):
@@ -103,3 +107,18 @@ def test_an_image_is_one_frame():
     np.testing.assert_array_equal(visible(image, 0), image[0])
     video = np.arange(48, dtype=np.float32).reshape(1, 3, 2, 2, 4)
     np.testing.assert_array_equal(visible(video, 1), video[0, :, 1])
+
+
+@pytest.mark.parametrize(("broken", "worst"), [(None, 2), (0, 0), (1, 1), (3, 3)])
+def test_the_worst_frame_is_of_the_first_sample_and_one_not_finite_before_all(broken, worst):
+    pytest.importorskip("skimage")
+    reference = np.zeros((2, 3, 4, 5, 5), np.float32)
+    candidate = reference + np.float32([1, 2, 4, 3])[:, None, None]
+    candidate[1, :, 1] = 9
+    if broken is not None:
+        candidate[0, 0, broken, 0, 0] = np.nan
+    verdict = OutputVerdict(0, "y", detail("y", reference, candidate), None, ())
+    one = Shown(0, verdict, reference, candidate, look(verdict.detail))
+    assert one.worst_frame == worst
+    without = detail("y", reference, candidate, frames=False)
+    assert replace(one, verdict=replace(verdict, detail=without)).worst_frame is None

@@ -1,5 +1,8 @@
 """What the forms of a report say of a comparison whose figures can be worked out by hand."""
 
+import html
+import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from converter.compare.histogram import histogram
 from converter.compare.layers import LayerDifference, LayerReport
 from converter.compare.pictures import FramePictures, Strip
 from converter.compare.tolerance import FP32
+from converter.errors import UserError
 from converter.report import diff_html
 from converter.report.diff_markdown import to_markdown
 from converter.report.diff_terminal import number, print_diff, rows
@@ -40,6 +44,13 @@ FAR = verdict(REFERENCE, REFERENCE + 2 * REFERENCE)
 """One of six elements is 3 instead of 1."""
 NEAR = verdict(REFERENCE, REFERENCE - REFERENCE / 4)
 SAME = verdict(REFERENCE, REFERENCE)
+
+
+def video(*errors):
+    """Frames of 12 x 12 with one pixel of 1, and what each is off by."""
+    reference = np.zeros((1, 1, len(errors), 12, 12), np.float32)
+    reference[..., 0, 0] = 1
+    return reference, reference + np.float32(errors)[:, None, None]
 
 
 def candidate(label, *outputs, seconds=1.5, **fields):
@@ -81,10 +92,7 @@ def test_rows_of_a_matrix():
 
 
 def test_rows_of_a_video_tell_the_spread_over_frames():
-    reference = np.zeros((1, 1, 2, 12, 12), np.float32)
-    reference[..., 0, 0] = 1
-    other = reference.copy()
-    other[0, 0, 1] += 0.1
+    reference, other = video(0, 0.1)
     found = dict(rows(verdict(reference, other)))
     assert found["PSNR a frame"] == "mean inf, min 20.00, max inf dB"
     ssim = detail("y", reference, other).frames.frames[1].ssim
@@ -208,20 +216,72 @@ def test_the_summary_shows_the_worst_of_all_outputs():
     assert (equal["psnr"], equal["layer"], equal["blamed"]) == ("equal", "none", False)
 
 
+def test_of_ssim_the_worst_frame_counts():
+    one = verdict(*video(0, 0.1))
+    (row,) = diff_html._summary(result(candidate("a", one)))
+    assert row["ssim"] == f"{one.detail.frames.frames[1].ssim:.6f}"
+
+
 def test_the_histograms_of_candidates_share_an_axis():
-    """Errors of 2 and of 0.25: ten quarters of a decade from 10^-0.75 up to 10^0.5."""
-    (chart,) = diff_html._histogram(["near", "far"], [NEAR, FAR])
+    """Errors of 2 and of 0.25: five quarters of a decade from 10^-0.75 up to 10^0.5."""
+    unlike = OutputVerdict(0, "y", detail("y", REFERENCE, REFERENCE[:1]), None, ())
+    (chart,) = diff_html._histogram(["near", "far", "unlike"], [NEAR, FAR, unlike])
     assert chart.note == "Elements without any error: 5, 5."
-    titles = [part.split("</title>")[0] for part in chart.svg.split("<title>")[1:]]
-    assert titles == ["near: 1", "far: 1"]
-    assert chart.svg.count(">1e0<") == 1
+    assert re.findall("<title>(.+?)</title>", chart.svg) == ["near: 1", "far: 1"]
+    places = re.findall(r'x="([\d.]+)" y="\d+" text-anchor="middle">(1e.+?)<', chart.svg)
+    assert places == [(f"{72 + 3.5 * 556 / 5:.1f}", "1e0")]
     assert diff_html._histogram(["same"], [SAME]) == []
+
+
+def test_the_figures_of_frames_are_drawn_where_they_are_known():
+    one = verdict(*video(0, 0.1))
+    psnr, ssim, errors = diff_html._charts(["a"], [one])
+    assert [chart.title for chart in (psnr, ssim, errors)] == [
+        "PSNR a frame", "SSIM a frame", "Absolute errors"
+    ]  # fmt: skip
+    assert re.findall("<title>(.+?)</title>", psnr.svg) == ["a, 0: inf", "a, 1: 20"]
+    assert psnr.note == "1 frames are equal; they are drawn at the upper edge."
+    assert ssim.note == ""
+    assert [chart.title for chart in diff_html._charts(["a"], [verdict(*video(0))])] == [
+        "SSIM a frame"
+    ]
+
+
+def test_the_page_tells_names_layers_and_plans():
+    plan = {"node": "conv", "x_shape": [1, None, 3], "w_shape": [], "strategy": "taps"}
+    near = candidate("near.onnx", NEAR, layers=LAYERS, plan=(plan,), notes=("a note",))
+    page = diff_html.to_html(result(near))
+    text = re.sub("<style>.*?</style>|<script>.*?</script>|<[^>]*>", " ", page, flags=re.DOTALL)
+    text = " ".join(html.unescape(text).split())
+    for expected in (
+        "1 candidate against a.onnx 1 feed, x 1x2. Gates: --atol 0.5; z --min-psnr 40.",
+        "near.onnx Pass 19.82 - 0.25 0.25 c1 1.50 a.onnx reference 2.00",
+        "Note: a note",
+        "Output y Absolute errors",
+        "near.onnx shape 2x3 float32 max abs 0.25 at [1, 2]",
+        f"near.onnx: {LAYERS.sentence()} no.",
+        "0 c0 c0 NCTHW 0 0 equal",
+        "2 c2 it does not run c2 NCTHW - - -",
+        "Note: a note on layers",
+        "near.onnx: 1 Conv3D node input weights attributes strategy reason conv 1x?x3 ? taps",
+        "diff-vae a.onnx b.onnx reference folder/a.onnx a runtime candidate near.onnx a runtime",
+        "feed 0 seed 0 x 1x2 python 3|11",
+    ):
+        assert expected in text
+    assert "Conversion plans" not in diff_html.to_html(result(candidate("b", NEAR)))
+
+
+@pytest.mark.parametrize(("module", "package"), [("jinja2", "Jinja2"), ("PIL.Image", "Pillow")])
+def test_what_a_page_needs_is_named(monkeypatch, module, package):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=rf"needs {package}; .*convert-vae\[report\]"):
+        diff_html.check_installed()
 
 
 def test_layers_are_drawn_where_they_have_an_error():
     layered = candidate("a", NEAR, layers=LAYERS)
     svg = diff_html._layer_chart(result(candidate("none", NEAR), layered))
-    titles = [part.split("</title>")[0] for part in svg.split("<title>")[1:]]
+    titles = re.findall("<title>(.+?)</title>", svg)
     assert titles == ["a, accumulated, layer, 1: 2", "a, local, layer, 1: 0.25"]
     assert [style in svg for style in ('"line s1"', '"line dash s1"')] == [True, True]
 
