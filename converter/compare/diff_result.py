@@ -94,7 +94,7 @@ class CandidateResult:
 
     @property
     def worst(self) -> OutputVerdict:
-        """The output that failed first, else that of the least PSNR."""
+        """That of the least PSNR, of those that failed, or else of all."""
         failed = [output for output in self.outputs if output.failures]
         return min(failed or self.outputs, key=lambda o: o.detail.difference.psnr_db)
 

@@ -70,6 +70,16 @@ def result(*candidates):
     )
 
 
+def test_a_candidate_is_told_by_the_worst_of_what_failed():
+    passed, failed = replace(FAR, failures=()), replace(NEAR, failures=FAR.failures)
+    assert candidate("a", passed, failed, SAME).worst is failed
+    assert candidate("a", SAME, NEAR, SAME).worst is NEAR
+    assert (
+        candidate("a", failed, FAR, failed).sentence() == f"different: {FAR.sentence()}; and 2 more"
+    )
+    assert candidate("a", passed, failed).sentence() == f"different: {failed.sentence()}"
+
+
 def test_rows_of_a_matrix():
     assert rows(FAR) == [
         ("shape", "2x3 float32"),
@@ -167,6 +177,46 @@ def test_the_terminal_tells_frame_by_frame(capsys):
     assert "0 0 inf - 0 0 0 1 inf - 0 0 1 0 inf - 0 0 1 1 20 - 0.1 0.1" in shown
 
 
+def test_json_holds_all_of_it():
+    far = candidate("far.onnx", FAR, notes=("a note",), layers=LAYERS, plan=({"node": "n"},))
+    report = result(far).to_json()
+    assert report["reference"] == {
+        "path": "folder/a.onnx",
+        "label": "a.onnx",
+        "evaluator": "a runtime",
+        "seconds": 2.0,
+    }
+    assert report["feeds"] == [{"source": "seed 0", "shapes": {"x": [1, 2]}}]
+    assert report["gates"]["limits"]["atol"] == 0.5
+    assert report["gates"]["by_output"]["z"]["min_psnr"] == 40
+    found = {key: report[key] for key in ("data_range", "environment", "command", "seconds")}
+    assert found == {
+        "data_range": None,
+        "environment": {"python": "3|11"},
+        "command": "diff-vae a.onnx b.onnx",
+        "seconds": 4.0,
+    }
+    (one,) = report["candidates"]
+    (output,) = one.pop("outputs")
+    assert one == {
+        "path": "far.onnx",
+        "label": "far.onnx",
+        "evaluator": "a runtime",
+        "seconds": 1.5,
+        "passed": False,
+        "sentence": far.sentence(),
+        "notes": ["a note"],
+        "layers": LAYERS.to_json(),
+        "plan": [{"node": "n"}],
+    }
+    assert (output["feed"], output["candidate_name"], output["passed"]) == (0, "y", False)
+    assert (output["histogram"]["zero"], output["histogram"]["counts"]) == (5, [1])
+    assert output["failures"] == [FAR.failures[0].to_json()]
+    assert output["passing"] == {"atol": 2.0, "rtol": 0.0, "min_psnr": 1.7, "min_ssim": None}
+    unlike = OutputVerdict(0, "y", detail("y", REFERENCE, REFERENCE[:1]), None, ())
+    assert (unlike.to_json()["histogram"], unlike.to_json()["passing"]) == (None, None)
+
+
 def test_markdown_tells_all_of_it():
     near = candidate("near.onnx", NEAR, notes=("a note",), layers=LAYERS)
     text = to_markdown(result(near, candidate("far.onnx", FAR)))
@@ -183,7 +233,9 @@ def test_markdown_tells_all_of_it():
         "## far.onnx: y, feed 0",
         "| max abs | 2 at [1, 2] |",
         "## near.onnx: layers, relative L2",
+        "| Conv3D output | local | accumulated |  |",
         "| c0 | 0 | 0 |  |",
+        "| figure | value |",
         "| python | 3\\|11 |",
         "$ diff-vae a.onnx b.onnx",
     ):

@@ -13,7 +13,7 @@ from converter.errors import UserError
 from converter.export import export
 from converter.runtime import Decoder, DiffusersVAE
 from converter.runtime.summed_tiles import SummedTiles
-from converter.runtime.tiles import Axis
+from converter.runtime.tiles import Axis, Place
 from converter.runtime.upstream_tiles import upstream_tiles
 from models.describe import describe
 from models.source import FAMILIES
@@ -86,6 +86,7 @@ def test_one_tile_or_less_is_left_as_it_is():
     def decode(place, part):
         return part.repeat(4, 2).repeat(8, 3).repeat(8, 4)
 
+    assert TILES.needed(4, 3)  # of a longer clip
     np.testing.assert_array_equal(TILES.decode(z, decode), decode(None, z))
 
 
@@ -95,16 +96,19 @@ def test_tiles_fade_into_each_other_along_every_axis(axis):
     tiles = SummedTiles(Axis(4, 2), Axis(4, 2), 2, time=Axis(4, 2), frames=2)
     shape = [8 if at == axis else 1 for at in range(5)]
     z = np.arange(8, dtype=np.float32).reshape(shape) / 2
-    first = []
+    first, places = [], []
 
     def decode(place, part):
         """All of it as its first latent pixel is."""
         first.append(part.flat[0])
+        places.append(place)
         n, _, t, h, w = part.shape
         return np.full((n, 3, 2 * t, 2 * h, 2 * w), part.flat[0], np.float32)
 
     video = tiles.decode(z, decode)
     assert first == [0, 1, 2]
+    down, across = axis == 3, axis == 4
+    assert places == [Place(n * down, n * across, 2 * n * down, 2 * n * across) for n in range(3)]
     fade = [0, 0, 0, 0, 0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2, 2, 2]
     expected = np.float32(fade).reshape([16 if at == axis else 1 for at in range(5)])
     assert video.shape == (1, 3, *(16 if at == axis else 2 for at in (2, 3, 4)))
