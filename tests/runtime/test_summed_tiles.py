@@ -83,11 +83,15 @@ def test_in_the_place_of_a_pipelines_autoencoder(both):
 def test_one_tile_or_less_is_left_as_it_is():
     z = np.random.default_rng(0).standard_normal((1, 3, 2, 4, 3), np.float32)
 
+    places = []
+
     def decode(place, part):
+        places.append(place)
         return part.repeat(4, 2).repeat(8, 3).repeat(8, 4)
 
     assert TILES.needed(4, 3)  # of a longer clip
     np.testing.assert_array_equal(TILES.decode(z, decode), decode(None, z))
+    assert places == [Place(0, 0, 0, 0), None]
 
 
 @pytest.mark.parametrize("axis", [2, 3, 4])
