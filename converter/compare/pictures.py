@@ -58,7 +58,7 @@ def look(found: OutputDetail) -> Look | None:
         return None
     low, high = one.reference_min, one.reference_max
     if not low < high:
-        low, high = (low, low + 1.0) if math.isfinite(low) else (0.0, 1.0)
+        high = low + 1.0
     if 0.2 < max(-low, high) <= 1.1 and low < 0:
         low, high = -1.0, 1.0
     return Look(low, high, _gain((found.quantiles[-1] or one.max_abs) / (high - low)))

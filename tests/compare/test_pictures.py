@@ -51,6 +51,32 @@ def test_the_gain_is_a_round_number(error, gain):
     assert shown(reference, reference + np.float32(error)).gain == gain
 
 
+def test_what_is_beyond_the_range_is_white_or_black():
+    reference = np.zeros((1, 3, 1, 2, 2), np.float32)
+    reference[0, 0, 0, 0] = -1, 1
+    candidate = reference.copy()
+    candidate[0, :, 0, 1] = 1.5, -4
+    (frame,) = shown(reference, candidate).frames
+    assert frame.candidate[1].tolist() == [[255] * 3, [0] * 3]
+    assert frame.difference[1].tolist() == [[191] * 3, [255] * 3]  # 1.5 and 4 of the range of 2
+
+
+def test_a_constant_is_black_and_what_is_one_more_is_white():
+    reference = np.full((1, 1, 1, 2, 2), 5, np.float32)
+    (frame,) = shown(reference, reference + np.float32(0.25)).frames
+    assert np.unique(frame.reference).tolist() == [0]
+    assert np.unique(frame.candidate).tolist() == [64]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "level"),
+    [(-0.1, 0.9, 115), (-0.9, 0.1, 13), (0, 1, 0), (-1.2, 0, 0), (-0.1, 0.1, 0)],
+)
+def test_pixels_of_about_one_are_shown_from_minus_one_to_one(low, high, level):
+    image = np.float32([low, high]).reshape(1, 1, 1, 2)
+    assert shown(image, image).frames[0].reference[0, 0, 0] == level
+
+
 def test_other_ranges_and_channels_are_stretched_to_grey():
     image = np.linspace(5, 9, 24, dtype=np.float32).reshape(1, 2, 3, 4)
     found = shown(image, image)
@@ -72,6 +98,8 @@ def test_large_frames_are_averaged_and_their_largest_difference_kept():
     assert np.unique(frame.reference).tolist() == [128]
     assert (frame.candidate[0, 0, 0], frame.difference[0, 0, 0]) == (191, 255)
     assert frame.difference.sum() == 3 * 255
+    tall = reference[..., :20]
+    assert shown(tall, tall).frames[0].reference.shape == (side // 2, 10, 3)
 
 
 def test_frames_are_chosen_evenly_with_the_worst_among_them():
@@ -87,6 +115,8 @@ def test_the_number_of_pictures_is_bounded():
     assert affordable(small, 3) == MAX_FRAMES
     assert affordable(large, 3) == MAX_PIXELS // (3 * 600 * 600)
     assert affordable(large, 1000) == 1
+    halved = np.zeros((1, 3, 9, 2 * MAX_SIDE, 2 * MAX_SIDE))
+    assert affordable(halved, 3) == MAX_PIXELS // (3 * MAX_SIDE**2)
 
 
 def test_what_is_no_number_is_shown_and_what_is_no_picture_is_not():
