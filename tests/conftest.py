@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import gc
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell ignores it in what runs in the background; some tests send it to their processes.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "everywhere",

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+TWO_CORES = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'}
+"""For the environment of a command: Ray's machine is the same on one of 1 core, or of 100."""
+
 
 def need_ray() -> None:
     """To be called by a module whose tests need Ray; with CI set they fail without it."""

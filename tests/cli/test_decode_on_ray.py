@@ -17,7 +17,7 @@ from tests.cli.command import HERE, assert_refused
 from tests.cli.test_decode_vae import command, decode_vae, save, smooth
 from tests.loopback import loopback_only
 from tests.patience import PATIENCE, until
-from tests.ray_processes import children, need_ray, running
+from tests.ray_processes import TWO_CORES, children, need_ray, running
 
 need_ray()
 
@@ -40,7 +40,7 @@ def start(home, temporary, *arguments):
     return subprocess.Popen(
         [*command(*arguments), "--ray", "--provider", "cpu"],
         cwd=HERE,
-        env={**os.environ, "TMPDIR": temporary, "HOME": str(home)},
+        env={**os.environ, **TWO_CORES, "TMPDIR": temporary, "HOME": str(home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

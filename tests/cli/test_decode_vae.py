@@ -180,8 +180,10 @@ def test_a_run_that_was_stopped_is_resumed(tmp_path, end):
         assert b"a.mp4" in running.stdout.readline()
         until((out / "b.partial.mp4").exists)
         running.send_signal(end)
-        running.wait(PATIENCE)
-        complaint = running.stderr.read().decode()
+        try:
+            complaint = running.communicate(timeout=PATIENCE)[1].decode()
+        finally:
+            running.kill()
     if end == signal.SIGKILL:
         assert sorted(os.listdir(out)) == ["a.mp4", "b.partial.mp4"]
     else:

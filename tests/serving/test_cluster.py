@@ -31,7 +31,7 @@ from tests import small_models, stream_graphs
 from tests.cli.command import HERE, assert_refused, process
 from tests.loopback import loopback_only
 from tests.patience import PATIENCE, until
-from tests.ray_processes import children, need_ray, running
+from tests.ray_processes import TWO_CORES, children, need_ray, running
 from tests.serving.test_decode import npy
 from tests.small_models import save
 
@@ -59,7 +59,7 @@ def served(tmp_path_factory):
             stdout=stderr,
             stderr=stderr,
             cwd=HERE,
-            env={**os.environ, "TMPDIR": str(temporary), "HOME": str(folder)},
+            env={**os.environ, **TWO_CORES, "TMPDIR": str(temporary), "HOME": str(folder)},
         )
         try:
             address = re.compile(r"serving on http://(\S+?:\d+) by Ray")
