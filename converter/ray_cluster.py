@@ -35,8 +35,10 @@ _SETTINGS = {
     "RAY_COLOR_PREFIX": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
 }
-"""Unless the user has set them: no report to Ray's makers, and logs that are whole and plain."""
+"""Unless the user has set them: no report to Ray's makers, logs that are whole and plain, and a
+proxy that a busy machine has not started in 15 seconds is not killed."""
 
 
 @dataclass(frozen=True)
