@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +23,14 @@ def need_ray() -> None:
         if os.environ.get("CI"):
             pytest.fail(missing, pytrace=False)
         pytest.skip(missing, allow_module_level=True)
+
+
+@contextmanager
+def only_one() -> Iterator[None]:
+    """Of all processes of these tests one is inside: Ray gives its own 30 seconds to start."""
+    with (Path(tempfile.gettempdir()) / "convert-vae-ray-tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def running(pids: Iterable[int]) -> list[int]:

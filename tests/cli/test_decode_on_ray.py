@@ -17,7 +17,7 @@ from tests.cli.command import HERE, assert_refused
 from tests.cli.test_decode_vae import command, decode_vae, save, smooth
 from tests.loopback import loopback_only
 from tests.patience import PATIENCE, until
-from tests.ray_processes import TWO_CORES, children, need_ray, running
+from tests.ray_processes import TWO_CORES, children, need_ray, only_one, running
 
 need_ray()
 
@@ -65,7 +65,7 @@ def test_a_run_that_was_stopped_is_resumed_and_the_videos_are_the_same(
     assert decode_vae(model, source / "a.npy", there / "a.npy").exit_code == 0
     before = (there / "a.npy").stat().st_mtime_ns
     arguments = (model, source, there, "--to", "npy")
-    with loopback_only():
+    with only_one(), loopback_only():
         process = start(tmp_path, temporary, *arguments)
         try:
             until(lambda: (there / "b.partial.npy").exists() or process.poll() is not None)

@@ -31,7 +31,7 @@ from tests import small_models, stream_graphs
 from tests.cli.command import HERE, assert_refused, process
 from tests.loopback import loopback_only
 from tests.patience import PATIENCE, until
-from tests.ray_processes import TWO_CORES, children, need_ray, running
+from tests.ray_processes import TWO_CORES, children, need_ray, only_one, running
 from tests.serving.test_decode import npy
 from tests.small_models import save
 
@@ -53,7 +53,7 @@ def served(tmp_path_factory):
     arguments = [graph, stream, "--provider", "cpu", "--http-port", 0, "--ray", "--replicas", 2]
     arguments += ["--token-file", folder / "token", "--max-request", 1]
     log = folder / "log"
-    with loopback_only(), log.open("wb") as stderr:
+    with only_one(), loopback_only(), log.open("wb") as stderr:
         server = subprocess.Popen(
             [sys.executable, "-m", "converter.cli.serve_vae", *map(str, arguments)],
             stdout=stderr,
