@@ -211,7 +211,9 @@ def test_json_holds_all_of_it():
     }
     assert (output["feed"], output["candidate_name"], output["passed"]) == (0, "y", False)
     assert (output["histogram"]["zero"], output["histogram"]["counts"]) == (5, [1])
-    assert output["failures"] == [FAR.failures[0].to_json()]
+    assert output["failures"] == [
+        {"gate": "atol", "limit": 0.5, "reached": 2.0, "sentence": FAR.failures[0].sentence}
+    ]
     assert output["passing"] == {"atol": 2.0, "rtol": 0.0, "min_psnr": 1.7, "min_ssim": None}
     unlike = OutputVerdict(0, "y", detail("y", REFERENCE, REFERENCE[:1]), None, ())
     assert (unlike.to_json()["histogram"], unlike.to_json()["passing"]) == (None, None)
