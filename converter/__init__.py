@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from converter import growth
 from converter.convert import Options
 from converter.errors import UserError
 from converter.kernels import GENERIC, Target
@@ -43,6 +44,7 @@ def convert(
     external_data: ExternalData = "auto",
     validate: bool = True,
     min_psnr: float | None = None,
+    memory_growth: float = growth.DEFAULT,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
     provider: str = "auto",
@@ -75,6 +77,8 @@ def convert(
         validate: Run both graphs on the same feed and compare.
         min_psnr: Least PSNR in dB of every output; None for what the precision explains. `auto`
             gives Winograd smaller tiles, or does without, as far as that takes.
+        memory_growth: How much more memory than the original's a run may take, by estimate, in
+            percent; `auto` does likewise. `math.inf` sets no limit, nor do sizes that are open.
         shapes: Input name -> shape of the feed, where dimensions are dynamic.
         seed: Of the feed.
         provider: Execution provider of the validation and of `tune`.
@@ -106,6 +110,7 @@ def convert(
         external_data=external_data,
         validate=validate,
         min_psnr=min_psnr,
+        memory_growth=memory_growth,
         shapes=dict(shapes or {}),
         seed=seed,
         provider=provider,

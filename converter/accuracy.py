@@ -10,25 +10,23 @@ LTX-Video at their published sizes with random weights, and 38 to 40 dB for a sm
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
 import numpy as np
 
-from converter.choice import WHY
+from converter import ladder
 from converter.conv3d import Conv3D, Unread
-from converter.cost import RATES, estimate
 from converter.kernels import GENERIC, Target
-from converter.plan import ASKED_FOR, PINNED, Plan, PlanEntry
-from converter.rewrites import BY_NAME, KEEP, WINOGRADS, unfold, winograd, winograd2d
+from converter.plan import Plan
+from converter.rewrites import KEEP, WINOGRADS, winograd, winograd2d
 from converter.rewrites.tiling import DIRECT, RELATIVE_ERROR
-from converter.rewrites.winograd_limits import LIMITED, LIMITS, tiling
+from converter.rewrites.winograd_limits import tiles_of
 
 OFFSET_DB = 22.0
 """PSNR of a graph whose relative error, so estimated, is 1: the least of those measured."""
 
-ASIDE = (PINNED, ASKED_FOR)
-"""Reasons of strategies that somebody asked for: no budget changes these."""
+ACCURACY = "the accuracy asked"
+"""`PlanEntry.given_up_for` of what a budget of accuracy changed."""
 
 
 def layer_error(conv: Conv3D, strategy: str) -> float:
@@ -41,20 +39,13 @@ def layer_error(conv: Conv3D, strategy: str) -> float:
         return errors[DIRECT]
     if strategy == winograd2d.NAME:
         return layer_error(conv, winograd.NAME) * winograd2d.LOSS
-    tiles = tiling(strategy, conv)
+    tiles = tiles_of(strategy, conv)
     return math.sqrt(sum(m * errors[m] ** 2 for m in tiles) / sum(tiles))
 
 
 def plan_error(found: Sequence[Conv3D | Unread], plan: Plan) -> float:
     """The estimated relative error of the whole graph: the layers' errors, added in squares."""
-    pairs = zip(found, plan.entries, strict=True)
-    return math.sqrt(
-        sum(
-            layer_error(conv, entry.strategy) ** 2
-            for conv, entry in pairs
-            if isinstance(conv, Conv3D)
-        )
-    )
+    return math.sqrt(ladder.sum_of(found, plan, _square))
 
 
 def error_at(psnr_db: float) -> float:
@@ -65,78 +56,12 @@ def error_at(psnr_db: float) -> float:
 def within(
     found: Sequence[Conv3D | Unread], plan: Plan, error: float, target: Target = GENERIC
 ) -> Plan:
-    """The plan with Winograd by smaller tiles, or left out, until its error is within a budget.
+    """The plan with Winograd cut down until its error is within a budget; see `converter.ladder`.
 
-    Of all single changes, the one that takes away the most squared error for a second is made
-    first. Where none of what `auto` chose by Winograd can stay, all of it is left out.
-
-    Args:
-        found: The Conv3Ds that the plan was made for.
-        plan: What is fastest.
-        error: The budget, as `plan_error` estimates; 0 leaves no Winograd.
-        target: Where seconds that the plan does not know are estimated for.
+    `error` is the budget, as `plan_error` estimates; 0 leaves no Winograd.
     """
-    ladders = {
-        index: list(_ladder(conv, entry, target))
-        for index, (conv, entry) in enumerate(zip(found, plan.entries, strict=True))
-        if isinstance(conv, Conv3D) and entry.strategy in WINOGRADS and entry.reason not in ASIDE
-    }
-    taken = {index: ladder[0] for index, ladder in ladders.items()}
-    square = plan_error(found, plan) ** 2
-    while square > error**2:
-        steps = [
-            (index, rung)
-            for index, ladder in ladders.items()
-            for rung in ladder
-            if rung.square < taken[index].square
-        ]
-        if not steps or not error:
-            taken = {index: ladder[-1] for index, ladder in ladders.items()}
-            break
-        index, rung = max(steps, key=lambda step: taken[step[0]].gain(step[1]))
-        square += rung.square - taken[index].square
-        taken[index] = rung
-    entries = [
-        _changed(entry, taken[index].strategy) if index in taken else entry
-        for index, entry in enumerate(plan.entries)
-    ]
-    return replace(plan, entries=tuple(entries))
+    return ladder.within(found, plan, ladder.Budget(error**2, _square, ACCURACY), target)
 
 
-@dataclass(frozen=True)
-class _Rung:
-    """What one layer may be made of."""
-
-    strategy: str
-    square: float
-    seconds: float
-
-    def gain(self, other: _Rung) -> float:
-        """Squared error that another takes away for each second that it takes more."""
-        return (self.square - other.square) / max(other.seconds - self.seconds, 1e-12)
-
-
-def _ladder(conv: Conv3D, entry: PlanEntry, target: Target) -> Iterator[_Rung]:
-    """What the layer has, then Winograd by smaller tiles, then the best strategy without."""
-    rates = RATES[target]
-    asked = entry.strategy
-    measured = entry.seconds.get(asked)
-    scale = measured / estimate(conv, asked).seconds(rates) if measured else 1.0
-    for name in WINOGRADS[WINOGRADS.index(asked) :]:
-        if BY_NAME[name].check(conv) is None:
-            seconds = estimate(conv, name).seconds(rates) * scale
-            yield _Rung(name, layer_error(conv, name) ** 2, seconds)
-    others = {n: s for n, s in entry.seconds.items() if n not in WINOGRADS and n != KEEP}
-    if not others:
-        others = {unfold.NAME: estimate(conv, unfold.NAME).seconds(rates)}
-    best = min(others, key=lambda name: others[name])
-    yield _Rung(best, layer_error(conv, best) ** 2, others[best])
-
-
-def _changed(entry: PlanEntry, strategy: str) -> PlanEntry:
-    if strategy == entry.strategy:
-        return entry
-    limited = strategy in LIMITED
-    why = f"tiles of at most {LIMITS[strategy]} frames" if limited else WHY[strategy]
-    reason = f"{why}, for the accuracy asked"
-    return replace(entry, strategy=strategy, reason=reason, lowered=True)
+def _square(conv: Conv3D, strategy: str) -> float:
+    return layer_error(conv, strategy) ** 2

@@ -6,13 +6,12 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from converter import accuracy
+from converter import accuracy, ladder
 from converter.compare.tolerance import Tolerance
 from converter.convert import Notify, Options, run_once
 from converter.errors import UserError
 from converter.plan import Plan
 from converter.result import ConvertResult
-from converter.rewrites import WINOGRADS
 
 ATTEMPTS = 4
 """Validations at most; the last is of a graph without Winograd."""
@@ -50,7 +49,7 @@ def run(source: Path, output: Path | None, options: Options, notify: Notify) -> 
 
 
 def _can_lower(plan: Plan) -> bool:
-    return any(e.strategy in WINOGRADS and e.reason not in accuracy.ASIDE for e in plan.entries)
+    return any(ladder.may_change(entry) for entry in plan.entries)
 
 
 def _next_budget(result: ConvertResult) -> float:
@@ -72,19 +71,13 @@ def _lacking_db(needed: Tolerance, given: Tolerance) -> float:
 
 def _note(plan: Plan, missed: list[ConvertResult]) -> str:
     """What was given up for the accuracy, and what was measured before that; empty if nothing."""
-    lowered = [entry for entry in plan.entries if entry.lowered]
-    if not lowered:
+    given_up = ladder.what_was_given_up(plan, accuracy.ACCURACY)
+    if not given_up:
         return ""
-    smaller = sum(entry.strategy in WINOGRADS for entry in lowered)
-    done = []
-    if smaller:
-        done.append(f"was given smaller tiles in {smaller} Conv3D")
-    if len(lowered) > smaller:
-        done.append(f"was left out of {len(lowered) - smaller} Conv3D")
     why = "by estimate"
     if missed:
         why = f"after {len(missed)} of more that did not pass, the first with {_reasons(missed[0])}"
-    return f"Winograd {' and '.join(done)} for the accuracy asked, {why}"
+    return f"{given_up} for {accuracy.ACCURACY}, {why}"
 
 
 def _reasons(result: ConvertResult) -> str:

@@ -27,12 +27,13 @@ they are the memory that the graph needs, and reading them is what it does.
 
 @dataclass(frozen=True)
 class Choice:
-    """A strategy and why; `seconds` is what each candidate would take."""
+    """A strategy and why; the rest is as in `converter.plan.PlanEntry`."""
 
     strategy: str
     reason: str
     refused: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
+    given_up_for: str = ""
 
 
 Chooser = Callable[[Conv3D], Choice]

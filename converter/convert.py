@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
 
-from converter import accuracy, model_file, output_files, provenance
+from converter import accuracy, growth, model_file, output_files, provenance
 from converter.choice import FAST, Chooser, cheapest
 from converter.constants import Workshop
 from converter.conv3d import ConstantWeight, Conv3D, Unread, find_conv3d
@@ -29,7 +29,8 @@ from converter.passes.phase_upsample import phase_convolutions
 from converter.passes.redundant_expand import drop_redundant_expands
 from converter.passes.sum_of_squares import spell_out_l2_norms
 from converter.placement import Placement, place
-from converter.plan import AUTO, Plan, make_plan
+from converter.plan import AUTO, Plan
+from converter.planning import Wishes, decide
 from converter.precision import (
     CONV,
     FP32,
@@ -64,7 +65,7 @@ Notify = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Options:
-    """How to convert. See `converter.convert` for what each field means."""
+    """How to convert. See `converter.convert` and `converter.planning.Wishes` for the fields."""
 
     strategy: str = AUTO
     accuracy: str = FAST
@@ -78,6 +79,8 @@ class Options:
     external_data: ExternalData = "auto"
     validate: bool = True
     min_psnr: float | None = None
+    memory_growth: float = growth.DEFAULT
+    tiles_like: Plan | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
     provider: str = "auto"
@@ -129,6 +132,9 @@ def run_once(
     notes = [f"left as it was: {e.node}: {e.reason}" for e in prepared.plan.refusals]
     if prepared.widened.reasons:
         notes.append(prepared.widened.sentence())
+    kept = growth.note(prepared.plan, options.memory_growth)
+    if kept:
+        notes.append(kept)
     if prepared.change.blockers:
         if options.opset is not None:
             raise UserError(
@@ -196,9 +202,17 @@ def _prepare(model: Model, options: Options, error_budget: float | None) -> _Pre
         model.proto.CopyFrom(untouched)
         change = OpsetChange(surgery.opset, surgery.opset)
     choose = options.choose or partial(cheapest, target=options.target, accuracy=options.accuracy)
-    plan = make_plan(found, options.strategy, options.pins, choose)
-    if error_budget is not None:
-        plan = accuracy.within(found, plan, error_budget, options.target)
+    wishes = Wishes(
+        choose,
+        options.strategy,
+        options.pins,
+        options.target,
+        error_budget,
+        options.memory_growth,
+        options.shapes,
+        options.tiles_like,
+    )
+    plan = decide(found, untouched, wishes)
     file_bytes = sum(p.stat().st_size for p in (model.path, *model.external_files))
     before = summarize(untouched, len(found), file_bytes)
     return _Prepared(surgery, found, plan, change, precision, widened, before)
@@ -236,7 +250,7 @@ def _rewrite(prepared: _Prepared, model: Model) -> None:
     for item, entry in zip(prepared.found, prepared.plan.entries, strict=True):
         if entry.strategy == KEEP or isinstance(item, Unread):
             continue
-        emit = Emitter(item, workshop)
+        emit = Emitter(item, workshop, entry.tiles)
         BY_NAME[entry.strategy].rewrite(item, emit)
         replace_node(item.graph, item.node, emit.nodes)
         _drop_what_only_it_used(item, prepared.surgery)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -59,8 +60,8 @@ class StreamResult:
 def run(source: Path, output: Path | None, options: Options, notify: Notify) -> StreamResult:
     """Convert both graphs of the manifest `source` into the manifest `output`.
 
-    `first` takes the strategies of `next` wherever it can, so that the weights, which each
-    strategy lays out in its own way, are the same and are written once.
+    `first` takes the strategies of `next` wherever it can, and the same tiles, so that the weights,
+    which each lays out in its own way, are the same and are written once.
 
     Raises:
         UserError: bad input or usage; nothing was written.
@@ -104,7 +105,10 @@ def _convert(
     for role in (NEXT, FIRST):
         own = replace(options, pins=pins[role], shapes=_shapes(read, role, options))
         if role == FIRST:
-            own = replace(own, choose=_following(results[NEXT].plan, own))
+            alike = results[NEXT].plan
+            own = replace(
+                own, choose=_following(alike, own), tiles_like=alike, memory_growth=math.inf
+            )
         results[role] = convert_graph(read.path(role), targets[role], own, _prefixed(notify, role))
     return {role: results[role] for role in (FIRST, NEXT)}
 

@@ -18,12 +18,11 @@ from converter.rewrites import (
     taps,
     temporal,
     unfold,
-    winograd,
     winograd2d,
     winograd_windows,
 )
 from converter.rewrites.tiling import PRODUCTS
-from converter.rewrites.winograd_limits import tiling
+from converter.rewrites.winograd_limits import tiles_of
 
 ELEMENT_BYTES = 4
 NOMINAL = (1, 16, 8, 32, 32)
@@ -114,7 +113,7 @@ def estimate(conv: Conv3D, strategy: str) -> Cost:
     if strategy == taps.NAME:
         return Cost(direct, padded + sliced + (4 * kt - 3) * y, 3 * kt)
     assert strategy in WINOGRADS
-    tiles = tiling(winograd.NAME if strategy == winograd2d.NAME else strategy, conv)
+    tiles = tiles_of(strategy, conv)
     if not isinstance(conv.x_shape[2], int):
         tiles *= math.ceil(frames_out / winograd_windows.TILE)
     products = sum(PRODUCTS[m] for m in tiles)

@@ -29,7 +29,13 @@ def run_bytes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
         path: The graph.
         shapes: Of all inputs, and of outputs where they are known.
     """
-    model, _ = model_file.parse(path)
+    return tensors_at_once(model_file.parse(path)[0], shapes)
+
+
+def tensors_at_once(original: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """The same of a graph that is in memory, its bulky weights left out or not."""
+    model = onnx.ModelProto()
+    model.CopyFrom(original)
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     for value in (*graph.input, *graph.output):
@@ -40,7 +46,10 @@ def run_bytes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
         else:
             value.type.tensor_type.ClearField("shape")
     graph.ClearField("value_info")
-    inferred = shape_inference.infer_shapes(model, data_prop=True).graph
+    try:
+        inferred = shape_inference.infer_shapes(model, data_prop=True).graph
+    except shape_inference.InferenceError:
+        return None
     sizes = {
         value.name: size
         for value in (*inferred.input, *inferred.value_info, *inferred.output)

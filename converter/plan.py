@@ -37,7 +37,8 @@ class PlanEntry:
         reason: Why, in words; for a refusal the reason of the refusal.
         refused: Whether something was asked for that could not be done.
         seconds: What each candidate would take, estimated or measured; empty where none was asked.
-        lowered: Whether a faster strategy was given up for the accuracy asked.
+        given_up_for: What a faster strategy was given up for; empty where none was.
+        tiles: The sizes of Winograd's tiles, in output frames; none without it.
     """
 
     node: str
@@ -49,7 +50,8 @@ class PlanEntry:
     reason: str
     refused: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
-    lowered: bool = False
+    given_up_for: str = ""
+    tiles: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def _entry(conv: Conv3D, choice: Choice) -> PlanEntry:
         reason=choice.reason,
         refused=choice.refused,
         seconds=choice.seconds,
+        given_up_for=choice.given_up_for,
     )
 
 

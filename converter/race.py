@@ -153,7 +153,9 @@ def _settled(options: Options, verdict: Verdict, planned: Mapping[str, Plan]) ->
 def _follow(plan: Plan) -> Chooser:
     """A chooser that takes what a plan of the same graph took."""
     taken = {
-        entry.node: Choice(entry.strategy, entry.reason, entry.refused, entry.seconds)
+        entry.node: Choice(
+            entry.strategy, entry.reason, entry.refused, entry.seconds, entry.given_up_for
+        )
         for entry in plan.entries
     }
 

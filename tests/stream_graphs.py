@@ -71,7 +71,7 @@ def info(name: str, channels: int, frames: int, height: int | str, width: int | 
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
-def spec(chunk: int, height: int | None = 4, width: int | None = 5) -> StreamSpec:
+def spec(chunk: int, height: int | None = 4, width: int | None = 5, lead: int = 0) -> StreamSpec:
     """What the graphs take and give."""
     return StreamSpec(
         family="two convolutions",
@@ -80,6 +80,7 @@ def spec(chunk: int, height: int | None = 4, width: int | None = 5) -> StreamSpe
         video_channels=3,
         time=1,
         space=1,
+        lead=lead,
         caches=tuple(
             CacheEntry(f"cache_in.{name}", f"cache_out.{name}", CHANNELS, 2, 1) for name in NAMES
         ),
@@ -136,6 +137,7 @@ def write(
     dynamic: bool = False,
     uint8: bool = False,
     wait: bool = False,
+    lead: int = 0,
 ) -> Path:
     """Write a manifest with its files; returns `path`."""
     sizes = ("H", "W") if dynamic else (4, 5)
@@ -143,11 +145,12 @@ def write(
     with pending_stream(path) as pending:
         for role in ("first", "next"):
             plain = pending.folder / f"{role}.plain"
-            made = graph(role, chunk, *sizes)
+            made = graph(role, chunk + (lead if role == "first" else 0), *sizes)
             made = with_wait(made) if wait else made
             onnx.save(in_bytes(made) if uint8 else made, plain)
             graphs[role] = model_file.load(plain)
-        pending.write(graphs, spec(chunk, None, None) if dynamic else spec(chunk))
+        plane = (None, None) if dynamic else (4, 5)
+        pending.write(graphs, spec(chunk, *plane, lead))
         pending.commit()
     return path
 

@@ -111,7 +111,7 @@ def test_what_cannot_be_met_leaves_no_winograd_but_what_was_asked_for(error):
     found = named("a", "b")
     fitted = within(found, planned(found, b="winograd"), error)
     assert [entry.strategy for entry in fitted.entries] == ["taps", "winograd"]
-    assert [entry.lowered for entry in fitted.entries] == [True, False]
+    assert [entry.given_up_for for entry in fitted.entries] == ["the accuracy asked", ""]
     assert fitted.entries[0].reason == "no taps side by side, for the accuracy asked"
     asked = make_plan(found, "winograd")
     assert within(found, asked, error) == asked

@@ -80,10 +80,10 @@ def test_the_plan_keeps_to_the_psnr_asked_by_estimate(decoder, output):
     assert validations == 1
     assert psnr(result) >= ASKED
     assert result.written
-    assert [entry.lowered for entry in result.plan.entries] == [True] * 3 + [False] * 3
+    assert [bool(e.given_up_for) for e in result.plan.entries] == [True] * 3 + [False] * 3
     assert result.plan.entries[0].reason == "tiles of at most 6 frames, for the accuracy asked"
     assert result.notes == (
-        "Winograd was given smaller tiles in 3 Conv3D for the accuracy asked, by estimate",
+        "Winograd was cut down in 3 Conv3D for the accuracy asked, by estimate",
     )
     groups = [a.i for n in onnx.load(output).graph.node for a in n.attribute if a.name == "group"]
     assert groups == [6] * 3 + [10] * 3
@@ -138,7 +138,7 @@ def test_a_measured_miss_corrects_the_estimate(hopeful, decoder, output, least):
     assert result.written
     assert all(name.startswith("winograd") for name in strategies(result))
     (note,) = result.notes
-    assert note.startswith("Winograd was given smaller tiles in ")
+    assert note.startswith("Winograd was cut down in ")
     assert note.endswith(f" dB < {least:g} dB")
 
 
@@ -170,7 +170,7 @@ def spoil_winograd(monkeypatch) -> None:
     """Give its products the weights twice as large."""
     right = winograd._weight
     monkeypatch.setattr(
-        winograd, "_weight", lambda conv, emit, m: emit.node("Add", [right(conv, emit, m)] * 2, "x")
+        winograd, "_weight", lambda emit, m: emit.node("Add", [right(emit, m)] * 2, "x")
     )
 
 

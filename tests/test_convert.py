@@ -105,6 +105,7 @@ def test_every_option_of_the_door_reaches_the_job():
     options = {f.name: f.default for f in dataclasses.fields(Options)}
     # `tune` and its cache are how the door spells the chooser.
     assert options.pop("choose") is None
+    assert options.pop("tiles_like") is None  # of a stream's other graph
     assert set(given) - {"input", "output", "tune", "tuning_cache"} == set(options)
     for name, default in options.items():
         if name not in (

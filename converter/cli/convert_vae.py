@@ -15,7 +15,7 @@ import click
 from rich.filesize import decimal
 from rich.markup import escape
 
-from converter import convert_stream
+from converter import convert_stream, growth
 from converter.choice import EXACT, FAST
 from converter.cli.common import (
     EXIT_DIFFERENT,
@@ -139,6 +139,15 @@ PHASES = {
     metavar="DB",
     help="Least PSNR of every output in the validation. auto gives Winograd smaller tiles, or does "
     "without, as far as that takes. Default: what the precision explains.",
+)
+@click.option(
+    "--memory-growth",
+    type=click.FloatRange(min=0),
+    default=growth.DEFAULT,
+    show_default=True,
+    metavar="PERCENT",
+    help="How much more memory than INPUT a run of OUTPUT may take, by estimate; auto gives "
+    "Winograd smaller tiles, or does without. inf sets no limit, nor do sizes that are open.",
 )
 @click.option("--no-validate", is_flag=True, help="Do not run both graphs and compare.")
 @click.option(

@@ -21,9 +21,11 @@ END = np.iinfo(np.int64).max
 class Emitter:
     """Collects the nodes that will stand where a Conv stood."""
 
-    def __init__(self, conv: Conv3D, workshop: Workshop) -> None:
+    def __init__(self, conv: Conv3D, workshop: Workshop, tiles: tuple[int, ...] = ()) -> None:
+        """`tiles` are the sizes of Winograd's tiles that may be used; empty for any."""
         self.conv = conv
         self.shop = workshop
+        self.tiles = tiles
         self.nodes: list[gs.Node] = []
         self._opset = workshop.surgery.opset
 

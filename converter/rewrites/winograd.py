@@ -11,14 +11,20 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from converter.constants import Array, is_constant
+from converter.constants import Array
 from converter.conv3d import AutoPad, ConstantWeight, Conv3D, Refusal
-from converter.rewrites import cook_toom, frames, winograd_phases, winograd_windows
+from converter.rewrites import (
+    cook_toom,
+    frames,
+    winograd_phases,
+    winograd_weights,
+    winograd_windows,
+)
 from converter.rewrites.emit import Emitter
 from converter.rewrites.tiling import DIRECT, PRODUCTS, Segment, cheapest_tiling, segments
+from converter.rewrites.winograd_weights import TAPS
 
 NAME = "winograd"
-TAPS = 3
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
 DIRECT_TRANSFORM = cook_toom.Transform(
@@ -77,14 +83,6 @@ def tiling(conv: Conv3D, sizes: Sequence[int]) -> tuple[int, ...]:
     return (best,) * (counts[best] * d)
 
 
-def kernel_channels(conv: Conv3D) -> tuple[int, int]:
-    """O and C/g of a Conv that `check` has passed."""
-    o, c = conv.weight_shape[:2]
-    assert o is not None
-    assert c is not None
-    return o, c
-
-
 def rewrite(conv: Conv3D, emit: Emitter, sizes: Sequence[int] | None = None) -> None:
     """Emit the subgraph.
 
@@ -106,11 +104,11 @@ def rewrite(conv: Conv3D, emit: Emitter, sizes: Sequence[int] | None = None) -> 
     """
     if not isinstance(conv.x_shape[2], int):
         tile = winograd_windows.TILE
-        weight, bias = _weight(conv, emit, tile), _bias(conv, emit, tile)
+        weight, bias = _weight(emit, tile), _bias(emit, tile)
         winograd_windows.rewrite(conv, emit, weight, bias)
         return
     entered = frames.enter(emit, pad=False)
-    tiles = tiling(conv, tuple(sizes or PRODUCTS))
+    tiles = tiling(conv, tuple(emit.tiles or sizes or PRODUCTS))
     if conv.dilation[0] != 1:
         frames.leave(emit, _phases(conv, emit, entered.tensor, tiles))
         return
@@ -141,11 +139,6 @@ def data_matrix(run: Segment, pads: tuple[int, int], t: int) -> tuple[Array, int
 def output_matrix(run: Segment) -> Array:
     """A^T of a run of tiles: (frames, J*P); rows beyond the frames wanted are left out."""
     return transform(run.m).output(run.tiles)[: run.frames]
-
-
-def taps_as_rows(w: Array) -> Array:
-    """(O, C/g, 3, Kh, Kw) -> (3, O*C/g*Kh*Kw)."""
-    return w.transpose(2, 0, 1, 3, 4).reshape(TAPS, -1)
 
 
 def _run(conv: Conv3D, emit: Emitter, x: gs.Tensor, run: Segment, index: int) -> gs.Tensor:
@@ -182,66 +175,25 @@ def _products(
     part: str,
 ) -> gs.Tensor:
     """Frames times B^T (J*P, T), one grouped Conv2D, its result times A^T (frames, J*P)."""
-    o, c = kernel_channels(conv)
+    o, c = winograd_weights.channels(conv)
     d, a = matrices
     j = len(transform(m).bt)
     data = over_frames(emit, d, x, d.shape[1], f"{part}_data")
     channels = [len(d) // j, j * c * conv.group]
     data = frames.read_planes(emit, data, channels, conv.x_shape[3:], x, f"{part}_data")
-    weight = _weight(conv, emit, m)
+    weight = _weight(emit, m)
     attributes = frames.plane_attributes(conv) | {"group": j * conv.group}
-    y = emit.node("Conv", [data, weight, *_bias(conv, emit, m)], f"{part}_conv2d", **attributes)
+    y = emit.node("Conv", [data, weight, *_bias(emit, m)], f"{part}_conv2d", **attributes)
     result = over_frames(emit, a, y, len(d), f"{part}_result")
     return frames.read_planes(emit, result, [len(a), o], conv.y_shape[3:], y, f"{part}_result")
 
 
-def _weight(conv: Conv3D, emit: Emitter, m: int) -> gs.Tensor:
-    _, kh, kw = conv.kernel
-    return transformed_weight(emit, transform(m).g, taps_first(emit), (kh, kw), f"winograd{m}")
+def _weight(emit: Emitter, m: int) -> gs.Tensor:
+    return winograd_weights.kernels(emit, transform(m).g, f"winograd{m}")
 
 
-def _bias(conv: Conv3D, emit: Emitter, m: int) -> list[gs.Tensor]:
-    return transformed_bias(emit, transform(m).bias, f"winograd{m}")
-
-
-def taps_first(emit: Emitter) -> gs.Tensor:
-    """The weights as the file holds them: (3, O*C/g*Kh*Kw)."""
-    o, c = kernel_channels(emit.conv)
-    _, kh, kw = emit.conv.kernel
-    return emit.weight("taps_first", (TAPS, o * c * kh * kw), taps_as_rows)
-
-
-def transformed_weight(
-    emit: Emitter, g: Array, taps: gs.Tensor, plane: tuple[int, int], form: str
-) -> gs.Tensor:
-    """G (J, K) times the taps (K, O*C/g*Kh*Kw): (J*O, C/g, Kh, Kw), for a runtime to fold.
-
-    So the file holds each weight once, whatever the tile sizes, and stays as large as it was.
-    """
-    o, c = kernel_channels(emit.conv)
-    constant = emit.shop.array(g.astype(emit.conv.x.dtype), "winograd_matrix")
-    products = emit.node("MatMul", [constant, taps], f"{form}_weight")
-    return emit.reshape(products, [len(g) * o, c, *plane], f"{form}_kernels")
-
-
-def transformed_bias(emit: Emitter, vector: Array, form: str) -> list[gs.Tensor]:
-    """The bias (O,) of the Conv, if it has one, on the products where `vector` is not zero."""
-    bias, o = emit.conv.bias, kernel_channels(emit.conv)[0]
-    if bias is None:
-        return []
-    if not is_constant(bias):
-        column = emit.shop.array(vector[:, None].astype(emit.conv.x.dtype), "winograd_bias")
-        row = emit.unsqueeze(bias, 0, f"{form}_bias_row")
-        products = emit.node("MatMul", [column, row], f"{form}_bias")
-        return [emit.reshape(products, [-1], f"{form}_biases")]
-    return [
-        emit.shop.derived(
-            bias,
-            form,
-            (len(vector) * o,),
-            lambda b: np.kron(vector, b.astype(np.float64)).astype(b.dtype),
-        )
-    ]
+def _bias(emit: Emitter, m: int) -> list[gs.Tensor]:
+    return winograd_weights.biases(emit, transform(m).bias, f"winograd{m}")
 
 
 def over_frames(emit: Emitter, matrix: Array, x: gs.Tensor, count: int, part: str) -> gs.Tensor:

@@ -16,9 +16,10 @@ import onnx_graphsurgeon as gs
 
 from converter.constants import Array
 from converter.conv3d import AutoPad, Conv3D, Dim, Refusal
-from converter.rewrites import cook_toom, frames, winograd
+from converter.rewrites import cook_toom, frames, winograd, winograd_weights
 from converter.rewrites.emit import Emitter
 from converter.rewrites.tiling import PRODUCTS, Segment, segments
+from converter.rewrites.winograd_weights import TAPS
 
 NAME = "winograd2d"
 ROWS = 4
@@ -26,8 +27,6 @@ ROWS = 4
 
 LOSS = 1.9
 """Its relative error by that of `winograd`: 1.82 to 1.94 over five layers, against float64."""
-
-TAPS = winograd.TAPS
 
 
 def check(conv: Conv3D) -> Refusal | None:
@@ -67,7 +66,7 @@ def output_rows(conv: Conv3D) -> int:
 def weights_per_value(conv: Conv3D) -> float:
     """How many values of transformed weights there are for each value of transformed data."""
     channels, _, _, w = _known(*conv.x_shape[1:])
-    o, c = winograd.kernel_channels(conv)
+    o, c = winograd_weights.channels(conv)
     tiles = len(_tiling(conv))
     rows = math.ceil(output_rows(conv) / ROWS)
     return o * c * conv.kernel[2] / (channels * tiles * rows * w)
@@ -91,7 +90,7 @@ def rewrite(conv: Conv3D, emit: Emitter) -> None:
     total = winograd.output_frames(conv)
     parts = [
         _run(conv, emit, entered.tensor, run, index)
-        for index, run in enumerate(segments(_tiling(conv), total))
+        for index, run in enumerate(segments(_tiling(conv, emit.tiles), total))
     ]
     frames.leave(emit, emit.concat(parts, 0, "tiles"))
 
@@ -114,7 +113,7 @@ def row_matrix(rows: int, pads: tuple[int, int], h: int) -> Array:
 def _run(conv: Conv3D, emit: Emitter, x: gs.Tensor, run: Segment, index: int) -> gs.Tensor:
     """The output frames (frames, O, H', W') of one run of tiles."""
     channels, t, h, w, out_w = _known(*conv.x_shape[1:], conv.y_shape[4])
-    o, c = winograd.kernel_channels(conv)
+    o, _ = winograd_weights.channels(conv)
     assert not isinstance(conv.time_pads, AutoPad)
     assert not isinstance(conv.plane_pads, AutoPad)
     top, left, bottom, right = conv.plane_pads
@@ -134,12 +133,9 @@ def _run(conv: Conv3D, emit: Emitter, x: gs.Tensor, run: Segment, index: int) ->
     data = emit.reshape(data, [run.tiles, j * k * channels, tiles, w], f"{part}_row_data_planes")
 
     kw = conv.kernel[2]
-    # Stored as `winograd` does, so that the graphs of a stream may take one each.
-    taps = _swap(emit, winograd.taps_first(emit), [TAPS, o * c, TAPS, kw], "rows_of_taps")
-    taps = emit.reshape(taps, [TAPS * TAPS, o * c * kw], "rows_of_taps")
     form = f"winograd{run.m}x{ROWS}"
-    weight = winograd.transformed_weight(emit, np.kron(in_time.g, in_rows.g), taps, (1, kw), form)
-    bias = winograd.transformed_bias(emit, np.kron(in_time.bias, in_rows.bias), form)
+    weight = winograd_weights.kernels(emit, np.kron(in_time.g, in_rows.g), form)
+    bias = winograd_weights.biases(emit, np.kron(in_time.bias, in_rows.bias), form)
     y = emit.node(
         "Conv",
         [data, weight, *bias],
@@ -166,8 +162,8 @@ def _run(conv: Conv3D, emit: Emitter, x: gs.Tensor, run: Segment, index: int) ->
     return result
 
 
-def _tiling(conv: Conv3D) -> tuple[int, ...]:
-    return winograd.tiling(conv, tuple(PRODUCTS))
+def _tiling(conv: Conv3D, sizes: tuple[int, ...] = ()) -> tuple[int, ...]:
+    return winograd.tiling(conv, sizes or tuple(PRODUCTS))
 
 
 def _known(*sizes: Dim) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from converter.conv3d import Conv3D, Refusal
-from converter.rewrites import winograd, winograd_windows
+from converter.rewrites import winograd, winograd2d, winograd_windows
 from converter.rewrites.emit import Emitter
 from converter.rewrites.tiling import PRODUCTS
 
@@ -29,15 +29,15 @@ def sizes(name: str) -> tuple[int, ...]:
     return tuple(m for m in PRODUCTS if m <= LIMITS[name])
 
 
-def tiling(name: str, conv: Conv3D) -> tuple[int, ...]:
-    """The tiles by which one of these strategies covers a Conv's output frames.
+def tiles_of(name: str, conv: Conv3D) -> tuple[int, ...]:
+    """The tiles by which a strategy of Winograd covers a Conv's output frames.
 
     Where T is dynamic, they are all of one size, and how many they are is not known: one stands for
     them.
     """
     if not isinstance(conv.x_shape[2], int):
         return (winograd_windows.TILE,)
-    return winograd.tiling(conv, sizes(name))
+    return winograd.tiling(conv, sizes(winograd.NAME if name == winograd2d.NAME else name))
 
 
 def check(name: str, conv: Conv3D) -> Refusal | None:

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from converter import convert
+from converter.rewrites import cook_toom
 from converter.rewrites.tiling import Segment
 from converter.rewrites.winograd import data_matrix, output_matrix
 from tests.oracle import conv as convolve
@@ -183,12 +184,30 @@ def test_fewer_products_and_no_pad(tmp_path: Path) -> None:
     assert {a.name: a for a in conv.attribute}["group"].i == 10
 
 
-def test_the_file_does_not_grow_with_the_tiles(tmp_path: Path) -> None:
-    """Runs of different tile sizes share the weights, which are stored untransformed."""
+def test_weights_are_transformed_in_float64_and_stored_so(tmp_path: Path) -> None:
+    """Nine frames are a tile of 5 and one of 4; nothing is left for a runtime to compute."""
     proto, weight, _ = model(9, pads=(2, 1, 1, 0, 1, 1))
     _, target = converted(proto, tmp_path)
-    large = [t for t in onnx.load(target).graph.initializer if np.prod(t.dims) >= weight.size]
-    assert [list(t.dims) for t in large] == [[3, weight.size // 3]]
+    graph = onnx.load(target).graph
+    stored = [numpy_helper.to_array(t) for t in graph.initializer if len(t.dims) == 4]
+    for values, m in zip(stored, (5, 4), strict=True):
+        exact = np.einsum("jk,ockhw->jochw", cook_toom.matrices(m).g, weight.astype(np.float64))
+        np.testing.assert_allclose(values.ravel(), exact.ravel(), rtol=1.2e-7, atol=1e-9)
+    constants = {t.name for t in graph.initializer}
+    assert not [node.name for node in graph.node if set(node.input) <= constants]
+
+
+@pytest.mark.parametrize("strategy", ["winograd", "winograd2d"])
+def test_narrow_weights_stay_narrow_in_one_form(strategy: str, tmp_path: Path) -> None:
+    """So that the graphs of a stream may take one strategy each and still share their weights."""
+    proto, weight, _ = model(8, pads=(2, 1, 1, 0, 1, 1))
+    narrow = weight.astype(np.float16)
+    proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(narrow, "w16"))
+    proto.graph.node.insert(0, helper.make_node("Cast", ["w16"], ["w"], to=TensorProto.FLOAT))
+    _, target = converted(proto, tmp_path, strategy)
+    held = [t for t in onnx.load(target).graph.initializer if t.data_type == TensorProto.FLOAT16]
+    (stored,) = map(numpy_helper.to_array, held)
+    np.testing.assert_array_equal(stored, narrow.transpose(2, 0, 1, 3, 4).reshape(3, -1))
 
 
 REFUSALS = {

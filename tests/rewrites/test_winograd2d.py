@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from converter.rewrites import cook_toom
 from converter.rewrites.winograd2d import LOSS, row_matrix
 from tests import graphs
 from tests.judge import assert_converted, assert_no_shape_arithmetic
@@ -93,17 +94,15 @@ def test_one_conv_along_w_of_a_group_for_each_product(tmp_path: Path) -> None:
     assert list(attributes["kernel_shape"].ints) == [1, 3]
 
 
-def test_the_file_holds_what_winograd_stores(tmp_path: Path) -> None:
-    """So the graphs of a stream may take one each and still share their weights."""
+def test_weights_are_transformed_in_float64_and_stored_so(tmp_path: Path) -> None:
+    """(J*K*O, C/g, 1, Kw), where J products are of F(8, 3) in time and K of F(4, 3) in rows."""
     proto, weight, _ = model(8, pads=(2, 1, 1, 0, 1, 1), plane=(8, 6))
-    stored = []
-    for strategy in ("winograd", "winograd2d"):
-        _, target = converted(proto, tmp_path, strategy)
-        held = [t for t in onnx.load(target).graph.initializer if "taps_first" in t.name]
-        stored.append([onnx.numpy_helper.to_array(t) for t in held])
-        target.unlink()
-    np.testing.assert_array_equal(*stored)
-    assert [values.size for values in stored[0]] == [weight.size]
+    _, target = converted(proto, tmp_path, "winograd2d")
+    held = [t for t in onnx.load(target).graph.initializer if len(t.dims) == 4]
+    (stored,) = map(onnx.numpy_helper.to_array, held)
+    in_time, in_rows = cook_toom.matrices(8).g, cook_toom.matrices(4).g
+    exact = np.einsum("jt,kr,octrw->jkocw", in_time, in_rows, weight.astype(np.float64))
+    np.testing.assert_allclose(stored.ravel(), exact.ravel(), rtol=2e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("frames", [2, 4, 8])
