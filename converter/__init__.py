@@ -73,7 +73,7 @@ def convert(
         precision: `fp32` leaves the graph's types as they are; `fp16` and `bf16` halve the weights.
         precision_scope: `conv` for the convolutions alone, `all` for all but norms and softmax.
         external_data: Weights in a file of their own: `auto` where the input has one or the file
-            would near 2 GB; `always`; `never`.
+            would exceed 256 MB; `always`; `never`.
         validate: Run both graphs on the same feed and compare.
         min_psnr: Least PSNR in dB of every output; None for what the precision explains. `auto`
             gives Winograd smaller tiles, or does without, as far as that takes.

@@ -11,23 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import onnx_graphsurgeon as gs
-
 from converter import accuracy, growth, model_file, output_files, provenance
 from converter.choice import FAST, Chooser, cheapest
-from converter.constants import Workshop
-from converter.conv3d import ConstantWeight, Conv3D, Unread, find_conv3d
+from converter.conv3d import Conv3D, Unread, find_conv3d
 from converter.errors import CannotCompareError, UserError
 from converter.kernels import GENERIC, Target
-from converter.layout import make_frame_major
-from converter.layout.view import View
 from converter.model_file import ExternalData, Model
 from converter.opset import OpsetChange
 from converter.output_files import PendingOutput
-from converter.passes.early_outputs import make_outputs_early
-from converter.passes.phase_upsample import phase_convolutions
-from converter.passes.redundant_expand import drop_redundant_expands
-from converter.passes.sum_of_squares import spell_out_l2_norms
 from converter.placement import Placement, place
 from converter.plan import AUTO, Plan
 from converter.planning import Wishes, decide
@@ -42,16 +33,13 @@ from converter.precision import (
     wanted_opset,
 )
 from converter.result import ConvertResult, GraphSummary, summarize
-from converter.rewrites import BY_NAME, KEEP
-from converter.rewrites.emit import Emitter
+from converter.rewriting import carry_out, lay_out
 from converter.session import SessionSettings
 from converter.surgeon import (
     Surgery,
     close_model,
-    drop_unused,
     inline_functions_with_conv,
     open_model,
-    replace_node,
     unlist_constant_inputs,
 )
 from converter.target import replace_lacking, suit
@@ -150,8 +138,8 @@ def run_once(
     if not prepared.found and options.conv3d_alone:
         return _write_unchanged(job, model)
     with clock.phase("rewrite"):
-        _rewrite(prepared, model)
-        moved = _lay_out(model) if options.layout and prepared.found else {}
+        carry_out(prepared.plan, prepared.found, prepared.surgery, model)
+        moved = lay_out(model) if options.layout and prepared.found else {}
         replaced = replace_lacking(model.proto, model.weights, options.target)
         provenance.write(
             model.proto,
@@ -245,45 +233,6 @@ def _lower(model: Model, options: Options, widened: Widened) -> PrecisionReport 
     return report
 
 
-def _rewrite(prepared: _Prepared, model: Model) -> None:
-    workshop = Workshop(prepared.surgery, model.weights)
-    for item, entry in zip(prepared.found, prepared.plan.entries, strict=True):
-        if entry.strategy == KEEP or isinstance(item, Unread):
-            continue
-        emit = Emitter(item, workshop, entry.tiles)
-        BY_NAME[entry.strategy].rewrite(item, emit)
-        replace_node(item.graph, item.node, emit.nodes)
-        _drop_what_only_it_used(item, prepared.surgery)
-    close_model(prepared.surgery)
-
-
-def _lay_out(model: Model) -> dict[str, View]:
-    """Sink the transposes that the rewrites left around their subgraphs."""
-    surgery = open_model(model.proto)
-    drop_redundant_expands(surgery)
-    report = make_frame_major(surgery, model.weights)
-    phase_convolutions(surgery, Workshop(surgery, model.weights))
-    spell_out_l2_norms(surgery)
-    make_outputs_early(surgery)
-    close_model(surgery)
-    return report.moved
-
-
-def _drop_what_only_it_used(conv: Conv3D, surgery: Surgery) -> None:
-    """Remove the absorbed Pad and the nodes that made the old weights, if nothing reads them."""
-    candidates: list[gs.Node] = []
-    if isinstance(conv.weight, ConstantWeight):
-        candidates = [*reversed(conv.weight.chain), *conv.weight.root.inputs]
-    if conv.absorbed_pad is not None:
-        candidates.append(conv.absorbed_pad)
-    outputs = {t.name for graph in surgery.graphs() for t in graph.outputs}
-    for node in candidates:
-        for graph in surgery.graphs():
-            if any(node is other for other in graph.nodes):
-                drop_unused(graph, node, outputs)
-                break
-
-
 def _conv3d_left(model: Model) -> int:
     """Count anew, on the graph that will be written."""
     surgery = open_model(model.proto)
@@ -368,7 +317,7 @@ def _write(job: _Job, model: Model, conv3d_left: int) -> ConvertResult:
         with job.clock.phase("save"):
             pending.write(model, external)
             model_file.check(model.proto, "the converted graph")
-            after = summarize(model.proto, conv3d_left, pending.file_bytes())
+            after = summarize(model.proto, conv3d_left, pending.file_bytes(), pending.data_file())
         validation = None
         if options.validate:
             with job.clock.phase("validate"):

@@ -189,7 +189,7 @@ def export(
             store(model, options.weights)
         with clock.phase("write"):
             pending.write(model, external=model_file.wants_external(model, "auto"))
-            file_bytes = pending.file_bytes()
+            file_bytes, data_file = pending.file_bytes(), pending.data_file()
         checked: Check | None = None
         if check:
             unseen = UNSEEN_SIZES_OF_ENCODERS if opened.encoder else UNSEEN_SIZES
@@ -213,7 +213,7 @@ def export(
         latent=latent,
         video=(video[0], *video[2:], video[1]) if options.uint8 else video,
         dynamic=DYNAMIC if dynamic else (),
-        graph=summarize(model.proto, conv3d, file_bytes),
+        graph=summarize(model.proto, conv3d, file_bytes, data_file),
         max_abs_error=None if checked is None else checked.max_abs_error,
         tolerance=export_check.TOLERANCE if checked is None else checked.tolerance,
         checked=() if checked is None else checked.shapes,

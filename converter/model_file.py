@@ -32,8 +32,12 @@ from converter.weights import (
 PROTOBUF_LIMIT = 2**31 - 1
 """Bytes that one protobuf message can hold (protobuf encoding documentation)."""
 
-AUTO_EXTERNAL_BYTES = 1_900_000_000
-"""From this size on, `external_data="auto"` moves the weights out of the model file."""
+AUTO_EXTERNAL_BYTES = 256_000_000
+"""From this size on, `external_data="auto"` moves the weights out of the model file.
+
+onnxruntime maps a data file, and holds weights that are in the model file once more while it relays
+them: a process takes 0.57 GB in place of 1.03 to load 0.46 GB of weights.
+"""
 
 ALIGNMENT = 4096
 """External tensors start at page boundaries, so that a runtime can map them."""

@@ -63,6 +63,10 @@ class PendingOutput:
         """Bytes of what was written."""
         return sum(p.stat().st_size for p in (self.model_path, self.data_path) if p.exists())
 
+    def data_file(self) -> str:
+        """Name of the file that holds the weights; empty where the model does."""
+        return self.data_path.name if self.data_path.exists() else ""
+
     def commit(self) -> None:
         """Rename the files into place: the data first, so that the model never lacks it."""
         orphans = _orphans(self.output, self.source)

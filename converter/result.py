@@ -32,7 +32,10 @@ FLOATS = {
 
 @dataclass(frozen=True)
 class GraphSummary:
-    """A graph in numbers: nodes by operator, floating-point parameters, bytes on disk."""
+    """A graph in numbers: nodes by operator, floating-point parameters, bytes on disk.
+
+    `data_file` is the name of the file beside it that holds the weights, where it was written so.
+    """
 
     nodes: Mapping[str, int]
     conv3d: int
@@ -40,6 +43,7 @@ class GraphSummary:
     file_bytes: int
     opset: int
     ir_version: int
+    data_file: str = ""
 
     @property
     def node_count(self) -> int:
@@ -55,6 +59,7 @@ class GraphSummary:
             "file_bytes": self.file_bytes,
             "opset": self.opset,
             "ir_version": self.ir_version,
+            "data_file": self.data_file,
         }
 
 
@@ -129,8 +134,10 @@ class ConvertResult:
         return f"{where}: {done}; {self.opset.sentence()}{verdict}"
 
 
-def summarize(proto: onnx.ModelProto, conv3d: int, file_bytes: int) -> GraphSummary:
-    """Count a weight-free model; `conv3d` and `file_bytes` are known to the caller."""
+def summarize(
+    proto: onnx.ModelProto, conv3d: int, file_bytes: int, data_file: str = ""
+) -> GraphSummary:
+    """Count a weight-free model; the other fields are known to the caller."""
     nodes: Counter[str] = Counter(node.op_type for node in walk(proto.graph.node))
     for function in proto.functions:
         nodes.update(node.op_type for node in walk(function.node))
@@ -141,4 +148,5 @@ def summarize(proto: onnx.ModelProto, conv3d: int, file_bytes: int) -> GraphSumm
         file_bytes=file_bytes,
         opset=default_opset(proto),
         ir_version=proto.ir_version,
+        data_file=data_file,
     )

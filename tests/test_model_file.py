@@ -418,8 +418,8 @@ def test_two_gigabytes_do_not_go_into_one_file(tmp_path):
         model_file.wants_external(loaded, "never")
 
 
-def test_auto_leaves_room_below_two_gigabytes(tmp_path):
-    for floats, expected in ((475_000_000, False), (475_000_001, True)):
+def test_auto_moves_large_weights_out(tmp_path):
+    for floats, expected in ((64_000_000, False), (64_000_001, True)):
         loaded = sparse_model(tmp_path, floats)
         loaded.external_files = ()
         assert model_file.wants_external(loaded, "auto") is expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,12 @@ PHASES = {
     "save": "writing the weights",
     "validate": "validating",
 }
+
+
+def _number(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):
+        raise click.BadParameter("nan is not a number.")
+    return value
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -126,7 +133,7 @@ PHASES = {
     type=click.Choice(["auto", "always", "never"]),
     default="auto",
     show_default=True,
-    help="Weights in a file of their own: auto if the input's are, or near 2 GB.",
+    help="Weights in a file of their own: auto if the input's are, or above 256 MB.",
 )
 @click.option(
     "--report",
@@ -145,6 +152,7 @@ PHASES = {
     type=click.FloatRange(min=0),
     default=growth.DEFAULT,
     show_default=True,
+    callback=_number,
     metavar="PERCENT",
     help="How much more memory than INPUT a run of OUTPUT may take, by estimate; auto gives "
     "Winograd smaller tiles, or does without. inf sets no limit, nor do sizes that are open.",

@@ -30,7 +30,7 @@ from converter.export import ExportResult, export
 from converter.export_common import CHECK_PROVIDER, need_extra
 from converter.export_stream import StreamExportResult, export_stream
 from converter.origin import GraphOptions
-from converter.report.terminal import console
+from converter.report.terminal import console, print_written
 from converter.version import VERSION
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -315,7 +315,8 @@ def _print(table: Table, result: ExportResult | StreamExportResult) -> None:
     colour = "green" if result.equal else "red"
     out.print(f"[{colour}]check:[/{colour}] {escape(result.sentence())}", soft_wrap=True)
     if result.written:
-        out.print(f"written: {escape(str(result.output))}", soft_wrap=True)
+        data_file = result.graph.data_file if isinstance(result, ExportResult) else ""
+        print_written(out, result.output, data_file)
 
 
 def _dims(shape: tuple[int, ...]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -104,10 +105,17 @@ def print_verdict(out: Console, result: ConvertResult, verbose: bool = False) ->
         out.print(f"{label} {escape(result.validation.sentence())}", soft_wrap=True)
         print_provider(out, result.validation.provider, verbose)
     if result.written:
-        out.print(f"written: {escape(str(result.output))}", soft_wrap=True)
+        weights = result.after.data_file if result.after else ""
+        print_written(out, result.output, weights)
     elif result.after is not None:
         where = escape(str(result.output))
         out.print(f"not written: {where} (--keep-invalid writes it all the same)", soft_wrap=True)
+
+
+def print_written(out: Console, path: Path | None, data_file: str) -> None:
+    """Say which files there are: a model whose weights are left behind is of no use."""
+    weights = f", its weights {data_file}" if data_file else ""
+    out.print(f"written: {escape(f'{path}{weights}')}", soft_wrap=True)
 
 
 def print_provider(out: Console, provider: Usable, verbose: bool) -> None:

@@ -168,6 +168,36 @@ def test_opset(source, output):
     assert as_json(source, output, "--opset", 20)["after"]["opset"] == 20
 
 
+def test_a_file_of_weights_is_named_where_there_is_one(source, output):
+    assert as_json(source, output)["after"]["data_file"] == ""
+    done = convert_vae(source, output, "--external-data", "always", "--overwrite")
+    assert done.stdout.splitlines()[-1] == f"written: {output}, its weights out.onnx.data"
+    again = as_json(source, output, "--external-data", "always", "--overwrite")
+    assert again["after"]["data_file"] == "out.onnx.1.data"
+    assert sorted(p.name for p in output.parent.iterdir()) == [
+        "in.onnx",
+        "out.onnx",
+        "out.onnx.1.data",
+    ]
+
+
+def test_memory_growth_reaches_the_plan(source, output):
+    """Weights of kilobytes may grow by 25 % of a process, but not by nothing."""
+    pin = ("--pin", "*=winograd2", "--dry-run")
+    free, none = (
+        as_json(source, output, "--memory-growth", percent, "--dry-run") for percent in ("inf", "0")
+    )
+    assert not [e for e in none["plan"]["conv3d"] if e["strategy"].startswith("winograd")]
+    assert [e["given_up_for"] for e in free["plan"]["conv3d"]] == [""] * 2
+    asked = as_json(source, output, "--memory-growth", "0", *pin)
+    assert [e["tiles"] for e in asked["plan"]["conv3d"] if e["strategy"] == "winograd2"]
+    for wrong in ("-1", "much", "nan"):
+        done = convert_vae(source, output, "--memory-growth", wrong)
+        assert done.exit_code == 2
+        assert "Invalid value for '--memory-growth'" in done.stderr
+    assert not output.exists()
+
+
 @pytest.mark.parametrize("wish", ["auto", "always", "never"])
 def test_external_data(source, output, wish):
     as_json(source, output, "--external-data", wish)
