@@ -29,7 +29,7 @@ MEMORY = "the memory of a run"
 PROCESS = 60_000_000
 """Bytes of a process that has imported what it takes to run a graph."""
 
-HELD = 1.5
+HELD = 1.3
 """Memory that onnxruntime's arena takes, over the tensors that live at once. 1.74 was measured for
 Wan 2.1, a chunk of 2 latent frames of 16x16; the rest is a margin."""
 

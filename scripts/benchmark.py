@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import re
 import shlex
 import sys
@@ -54,6 +55,7 @@ STRATEGIES = {
     "taps": {"strategy": "taps"},
     "winograd": {"strategy": "winograd"},
     "auto": {},
+    "auto, any memory": {"memory_growth": math.inf},
     "tuned": {"tune": True},
 }
 
