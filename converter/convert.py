@@ -197,7 +197,6 @@ def _prepare(model: Model, options: Options, error_budget: float | None) -> _Pre
         options.target,
         error_budget,
         options.memory_growth,
-        options.shapes,
         options.tiles_like,
     )
     plan = decide(found, untouched, wishes)

@@ -7,7 +7,7 @@ with tiles of rows. What lives beside them at one time is no more than in the or
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -56,17 +56,12 @@ def extra_weights(conv: Conv3D, strategy: str) -> float:
     return weights * (products / taps - 1)
 
 
-def allowed(
-    original: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], percent: float
-) -> float | None:
-    """Bytes that so many percent of a run of the original are; None where sizes are not known.
+def allowed(original: onnx.ModelProto, percent: float) -> float | None:
+    """Bytes that so many percent of a run of the original are; None where sizes are open.
 
-    Args:
-        original: The graph, its bulky weights left out or not.
-        shapes: Of the inputs whose sizes the graph leaves open.
-        percent: More memory than the original takes.
+    The bulky weights of `original` may be left out or not.
     """
-    tensors = tensors_at_once(original, {**_fixed(original), **shapes})
+    tensors = tensors_at_once(original, _fixed(original))
     if tensors is None:
         return None
     return percent / 100 * (PROCESS + HELD * tensors + weight_bytes(original))

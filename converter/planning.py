@@ -28,7 +28,6 @@ class Wishes:
         target: Where seconds that nobody measured are estimated for.
         error: The budget of `converter.accuracy.within`; None for no limit.
         memory_growth: The budget of `converter.growth.allowed`, in percent; inf for no limit.
-        shapes: Of the inputs whose sizes the graph leaves open.
         tiles_like: The plan of a graph with the same weights. Where a Conv3D of the same name has
             the same strategy there, its tiles are taken here, so that the files may share them.
     """
@@ -39,7 +38,6 @@ class Wishes:
     target: Target = GENERIC
     error: float | None = None
     memory_growth: float = math.inf
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tiles_like: Plan | None = None
 
 
@@ -58,7 +56,7 @@ def decide(found: Sequence[Conv3D | Unread], original: onnx.ModelProto, wishes: 
     if wishes.error is not None:
         plan = accuracy.within(found, plan, wishes.error, wishes.target)
     if math.isfinite(wishes.memory_growth):
-        extra = growth.allowed(original, wishes.shapes, wishes.memory_growth)
+        extra = growth.allowed(original, wishes.memory_growth)
         if extra is not None:
             plan = growth.within(found, plan, extra, wishes.target)
     alike = () if wishes.tiles_like is None else wishes.tiles_like.entries
