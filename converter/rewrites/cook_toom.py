@@ -171,9 +171,18 @@ def transform_weights(
     """
     out, channels, taps, height, width = w.shape
     g = matrices(m, taps).g
-    u = np.einsum("jk,ockhw->jochw", g, w.astype(np.float64))
-    relaid: npt.NDArray[np.generic] = u.reshape(len(g) * out, channels, height, width)
-    return relaid.astype(w.dtype if dtype is None else dtype)
+    u = times_taps(g, w.transpose(2, 0, 1, 3, 4), w.dtype if dtype is None else dtype)
+    return u.reshape(len(g) * out, channels, height, width)
+
+
+def times_taps(
+    g: Array, taps: npt.NDArray[np.generic], dtype: npt.DTypeLike
+) -> npt.NDArray[np.generic]:
+    """G (J, taps) times taps (taps, O, ...), summed in float64: (J, O, ...) of ``dtype``."""
+    u = np.empty((len(g), *taps.shape[1:]), dtype)
+    for o in range(taps.shape[1]):  # so that no more than one is held in float64
+        u[:, o] = np.tensordot(g, taps[:, o].astype(np.float64), 1)
+    return u
 
 
 def transform_bias(b: npt.NDArray[np.generic], m: int, r: int = 3) -> npt.NDArray[np.generic]:

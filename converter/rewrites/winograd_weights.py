@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from converter.constants import Array, is_constant
 from converter.conv3d import ConstantWeight, Conv3D
+from converter.rewrites.cook_toom import times_taps
 from converter.rewrites.emit import Emitter
 
 TAPS = 3
@@ -53,7 +54,7 @@ def kernels(emit: Emitter, g: Array, form: str) -> gs.Tensor:
     shape = [len(g) * o, c, rows, kw]
     if not source.chain:
         relay = taps_first if rows == kh else taps_and_rows_first
-        return emit.weight(form, shape, lambda w: transformed(g, relay(w)).reshape(shape))
+        return emit.weight(form, shape, lambda w: times_taps(g, relay(w), w.dtype).reshape(shape))
     taps = emit.weight("taps_first", (TAPS, o * c * kh * kw), _flat)
     if rows != kh:
         taps = emit.reshape(taps, [TAPS, o * c, kh, kw], "taps_of_rows")
@@ -62,14 +63,6 @@ def kernels(emit: Emitter, g: Array, form: str) -> gs.Tensor:
     constant = emit.shop.array(g.astype(emit.conv.x.dtype), "winograd_matrix")
     products = emit.node("MatMul", [constant, taps], f"{form}_weight")
     return emit.reshape(products, shape, f"{form}_kernels")
-
-
-def transformed(g: Array, taps: Array) -> Array:
-    """G (J, taps) times taps (taps, O, ...), summed in float64: (J, O, ...) in their type."""
-    out = np.empty((len(g), *taps.shape[1:]), taps.dtype)
-    for o in range(taps.shape[1]):  # so that no more than one is held in float64
-        out[:, o] = np.tensordot(g, taps[:, o].astype(np.float64), 1)
-    return out
 
 
 def biases(emit: Emitter, vector: Array, form: str) -> list[gs.Tensor]:
